@@ -1,0 +1,1 @@
+//! Resilience: circuit breaking for a Service, declared once, generated for Istio.
