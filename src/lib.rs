@@ -1,1 +1,23 @@
 //! Resilience: circuit breaking for a Service, declared once, generated for Istio.
+//!
+//! ```text
+//!             reads                     pure                              writes
+//! Resilience ──> observe ──> Observed ─┐
+//!      │                               ├─> validate ──> Valid ──> translate ──> Desired ─┐
+//!      └───────────────────────────────┘       │                                         ├─> diff ──> Diff ──> apply ──> Applied
+//!                                              └── Violations ──────────┐    Observed ───┘                       │
+//!                                                                       v                                        v
+//!                                                     Outcome ──> status(…, now) ──> ResilienceStatus ──> patch status, one event
+//! ```
+//!
+//! `api`, `istio`, `names`, `validate`, `translate`, `diff` and `status` are functions of what they
+//! are given; `controller`, `runtime`, `load` and `cli` do the I/O. ARCHITECTURE.md has the map.
+
+pub mod api;
+pub mod diff;
+pub mod istio;
+pub mod names;
+pub mod observed;
+pub mod status;
+pub mod translate;
+pub mod validate;

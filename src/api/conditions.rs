@@ -1,0 +1,59 @@
+//! Condition types and reasons of `Resilience.status.conditions`.
+//!
+//! Positive polarity but for `Stalled` (kstatus). Words are GEP-713's where it has one.
+
+/// The spec is legal and its target is ours to program.
+pub const ACCEPTED: &str = "Accepted";
+/// The API server holds the generated objects as we want them. Says nothing of any proxy.
+pub const PROGRAMMED: &str = "Programmed";
+/// `Accepted` and `Programmed`: what `kubectl wait --for=condition=Ready` should wait for.
+pub const READY: &str = "Ready";
+/// Waiting will not help; somebody has to change something (kstatus).
+pub const STALLED: &str = "Stalled";
+
+/// Why a condition has its status. One set for all types: a reason keeps its meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// `Accepted=True`: nothing to object to.
+    Accepted,
+    /// `Accepted=False`: at least one fault in the spec; the message lists all with their paths.
+    Invalid,
+    /// `Accepted=False`: another object has this host; the message names it.
+    Conflicted,
+    /// `Accepted=False`: the Service does not exist (yet). Heals by itself.
+    TargetNotFound,
+    /// `Programmed=True`: written and read back.
+    Programmed,
+    /// `Programmed=False`: not accepted, so nothing was generated from this generation.
+    NotAccepted,
+    /// `Programmed=False`: the API server or Istio's webhook refused what we generated.
+    Refused,
+    /// `Programmed=False`: a write failed; retried with backoff.
+    WriteFailed,
+    /// `Ready=True`.
+    Ready,
+    /// `Ready=False`: see `Accepted` and `Programmed`.
+    NotReady,
+    /// `Stalled=False`: nothing wrong, or it heals by itself.
+    Progressing,
+}
+
+impl Reason {
+    /// The text in the condition, the event and the metric label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "Accepted",
+            Self::Invalid => "Invalid",
+            Self::Conflicted => "Conflicted",
+            Self::TargetNotFound => "TargetNotFound",
+            Self::Programmed => "Programmed",
+            Self::NotAccepted => "NotAccepted",
+            Self::Refused => "Refused",
+            Self::WriteFailed => "WriteFailed",
+            Self::Ready => "Ready",
+            Self::NotReady => "NotReady",
+            Self::Progressing => "Progressing",
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Istio objects that exist, ours and other people's, read so leniently that no field of theirs
+//! can stop us: a newer Istio's enum value is just text.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use serde_json::Value;
+
+use super::resolve_host;
+
+/// The kinds that we generate, in the order in which they are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Limits, ejection, connect timeout.
+    DestinationRule,
+    /// Request timeout, retries.
+    VirtualService,
+}
+
+impl Kind {
+    /// Both, in write order; deletion goes the other way.
+    pub const ALL: [Self; 2] = [Self::DestinationRule, Self::VirtualService];
+
+    /// The kind as it stands in an object.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::DestinationRule => "DestinationRule",
+            Self::VirtualService => "VirtualService",
+        }
+    }
+
+    /// The resource name in the API's paths.
+    #[must_use]
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::DestinationRule => "destinationrules",
+            Self::VirtualService => "virtualservices",
+        }
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One DestinationRule or VirtualService as it exists.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Existing {
+    /// Which kind.
+    pub kind: Kind,
+    /// Name.
+    pub name: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Identity; `None` when read from a file.
+    pub uid: Option<String>,
+    /// Age decides which of two rules counts.
+    pub created: Option<Timestamp>,
+    /// Being deleted.
+    pub deleting: bool,
+    /// All labels.
+    pub labels: BTreeMap<String, String>,
+    /// All owners.
+    pub owners: Vec<OwnerReference>,
+    /// The whole spec.
+    pub spec: Value,
+}
+
+impl Existing {
+    /// From metadata and spec as they were read.
+    #[must_use]
+    pub fn new(kind: Kind, meta: &ObjectMeta, spec: Value) -> Self {
+        Self {
+            kind,
+            name: meta.name.clone().unwrap_or_default(),
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            uid: meta.uid.clone(),
+            created: meta.creation_timestamp.as_ref().map(|time| time.0),
+            deleting: meta.deletion_timestamp.is_some(),
+            labels: meta.labels.clone().unwrap_or_default(),
+            owners: meta.owner_references.clone().unwrap_or_default(),
+            spec,
+        }
+    }
+
+    /// Whether the object selects particular client workloads, so that it leaves others alone.
+    #[must_use]
+    pub fn has_workload_selector(&self) -> bool {
+        self.spec.get("workloadSelector").is_some_and(|selector| !selector.is_null())
+    }
+
+    /// The namespaces it is exported to, sorted; empty means the mesh's default.
+    #[must_use]
+    pub fn export_to(&self) -> Vec<String> {
+        let mut namespaces = strings(self.spec.get("exportTo"));
+        namespaces.sort();
+        namespaces
+    }
+
+    /// Whether it binds sidecars: no gateways at all, or `mesh` among them.
+    #[must_use]
+    pub fn binds_mesh(&self) -> bool {
+        let gateways = strings(self.spec.get("gateways"));
+        gateways.is_empty() || gateways.iter().any(|gateway| gateway == "mesh")
+    }
+
+    /// Its hosts, fully qualified as istiod reads them.
+    #[must_use]
+    pub fn hosts(&self, cluster_domain: &str) -> Vec<String> {
+        let written = match self.kind {
+            Kind::DestinationRule => {
+                self.spec.get("host").and_then(Value::as_str).map(str::to_owned).into_iter().collect()
+            }
+            Kind::VirtualService => strings(self.spec.get("hosts")),
+        };
+        written.iter().map(|host| resolve_host(host, &self.namespace, cluster_domain)).collect()
+    }
+}
+
+fn strings(list: Option<&Value>) -> Vec<String> {
+    list.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}

@@ -1,0 +1,20 @@
+//! Istio's objects as far as we write and read them.
+//!
+//! In: nothing of ours. Out: the fields that we write, typed; whatever exists, leniently; Istio's
+//! own rules for ports and hosts as pure functions, each with its source. Never mentions the
+//! `Resilience` kind.
+#![deny(clippy::disallowed_types, clippy::disallowed_methods)]
+
+mod existing;
+mod hosts;
+mod ports;
+mod written;
+
+pub use existing::{Existing, Kind};
+pub use hosts::resolve_host;
+pub use ports::{Protocol, port_protocol};
+pub use written::{
+    ConnectionPool, Destination, DestinationRule, DestinationRuleSpec, HttpPool, HttpRetry, HttpRoute, Metadata,
+    OutlierDetection, PortMatch, PortSelector, RouteDestination, TcpPool, TrafficPolicy, VirtualService,
+    VirtualServiceSpec,
+};

@@ -1,0 +1,215 @@
+//! The fields of DestinationRule and VirtualService that we write, and no others: under
+//! server-side apply what we do not send stays whose it is.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use serde::Serialize;
+
+/// Metadata of a generated object.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Metadata {
+    /// Name.
+    pub name: String,
+    /// Namespace: always that of the policy and its target.
+    pub namespace: String,
+    /// Our labels.
+    pub labels: BTreeMap<String, String>,
+    /// The policy; empty when its uid is not known (offline).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub owner_references: Vec<OwnerReference>,
+}
+
+/// `networking.istio.io/v1` DestinationRule.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DestinationRule {
+    /// `networking.istio.io/v1`.
+    pub api_version: &'static str,
+    /// `DestinationRule`.
+    pub kind: &'static str,
+    /// Name, labels, owner.
+    pub metadata: Metadata,
+    /// The rule.
+    pub spec: DestinationRuleSpec,
+}
+
+/// Spec of a DestinationRule. `exportTo` stays unset: one that differs from another rule's turns
+/// «oldest wins» into «youngest wins» (measured M4).
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DestinationRuleSpec {
+    /// Fully qualified.
+    pub host: String,
+    /// At least one block (istio `validateTrafficPolicy`).
+    pub traffic_policy: TrafficPolicy,
+}
+
+/// `trafficPolicy`. Without `tls`, so that auto-mTLS stays (measured M54).
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TrafficPolicy {
+    /// Limits and connect timeout.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection_pool: Option<ConnectionPool>,
+    /// Ejection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outlier_detection: Option<OutlierDetection>,
+}
+
+/// `connectionPool`: at least one of its halves (istio `validateConnectionPool`).
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionPool {
+    /// TCP half.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<TcpPool>,
+    /// HTTP half.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpPool>,
+}
+
+/// `connectionPool.tcp`. Istio reads 0 as unset, so no field is ever 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TcpPool {
+    /// Envoy `max_connections`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<i32>,
+    /// Envoy cluster `connect_timeout`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_timeout: Option<String>,
+}
+
+/// `connectionPool.http`. Istio reads 0 as unset, so no field is ever 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpPool {
+    /// Envoy `max_pending_requests`, for HTTP/1 and HTTP/2 despite its name.
+    #[serde(skip_serializing_if = "Option::is_none", rename = "http1MaxPendingRequests")]
+    pub http1_max_pending_requests: Option<i32>,
+    /// Envoy `max_requests`, for HTTP/1 and HTTP/2 despite its name.
+    #[serde(skip_serializing_if = "Option::is_none", rename = "http2MaxRequests")]
+    pub http2_max_requests: Option<i32>,
+    /// Envoy `max_requests_per_connection`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_requests_per_connection: Option<i32>,
+    /// Envoy `max_retries`: under way at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_retries: Option<i32>,
+}
+
+/// `outlierDetection`. Every field that has a hidden default is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OutlierDetection {
+    /// 0 = off; unset would be Envoy's 5.
+    #[serde(rename = "consecutive5xxErrors")]
+    pub consecutive_5xx_errors: u32,
+    /// 0 = off.
+    pub consecutive_gateway_errors: u32,
+    /// Only together with the split (istio `validateOutlierDetection`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split_external_local_origin_errors: Option<bool>,
+    /// Only together with the split.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consecutive_local_origin_failures: Option<u32>,
+    /// Time between two sweeps.
+    pub interval: String,
+    /// Length of the first ejection.
+    pub base_ejection_time: String,
+    /// 1..=100; unset would be Envoy's 10, which ejects none of nine.
+    pub max_ejection_percent: u32,
+}
+
+/// `networking.istio.io/v1` VirtualService.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualService {
+    /// `networking.istio.io/v1`.
+    pub api_version: &'static str,
+    /// `VirtualService`.
+    pub kind: &'static str,
+    /// Name, labels, owner.
+    pub metadata: Metadata,
+    /// The routes.
+    pub spec: VirtualServiceSpec,
+}
+
+/// Spec of a VirtualService for the mesh (`gateways` unset).
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualServiceSpec {
+    /// One fully qualified host.
+    pub hosts: Vec<String>,
+    /// One route per HTTP port.
+    pub http: Vec<HttpRoute>,
+}
+
+/// A route. One per port, matching it: a fixed destination without a match sends the other ports'
+/// traffic astray (measured M43).
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpRoute {
+    /// Shows in Envoy's route and access log.
+    pub name: String,
+    /// Exactly the port.
+    #[serde(rename = "match")]
+    pub matches: Vec<PortMatch>,
+    /// Exactly one.
+    pub route: Vec<RouteDestination>,
+    /// Unset: no timeout.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
+    /// Unset: the mesh's default retries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retries: Option<HttpRetry>,
+}
+
+/// `match` of a route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PortMatch {
+    /// Service port.
+    pub port: u16,
+}
+
+/// A weighted destination; the only one, so without weight.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RouteDestination {
+    /// Where to.
+    pub destination: Destination,
+}
+
+/// Host and port of a route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Destination {
+    /// Fully qualified.
+    pub host: String,
+    /// Always explicit (analyzer IST0112).
+    pub port: PortSelector,
+}
+
+/// A port by number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PortSelector {
+    /// Service port.
+    pub number: u16,
+}
+
+/// `retries` of a route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpRetry {
+    /// After the first try. 0 = off, and then nothing else may be set.
+    pub attempts: i32,
+    /// The whole list, comma-separated without blanks: it replaces Istio's own (measured M21, M22).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_on: Option<String>,
+    /// Unset: the route's timeout.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_try_timeout: Option<String>,
+    /// Unset: Envoy's 25ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<String>,
+}

@@ -1,0 +1,54 @@
+//! Every name, label, annotation and manager string that we write. The only place with them.
+//!
+//! None contains `istio.io`: a change of such metadata makes istiod push the whole mesh
+//! (`pilot/pkg/model/config_compare.go`, `NeedsPush`).
+#![deny(clippy::disallowed_types, clippy::disallowed_methods)]
+
+/// API group of our kinds.
+pub const GROUP: &str = "resilience.dev";
+/// Version served and stored.
+pub const VERSION: &str = "v1alpha1";
+/// `apiVersion` of our kinds.
+pub const API_VERSION: &str = "resilience.dev/v1alpha1";
+/// Our kind.
+pub const KIND: &str = "Resilience";
+
+/// Field manager of every server-side apply to generated objects and status.
+pub const FIELD_MANAGER: &str = "resilience-operator";
+/// Value of [`LABEL_MANAGED_BY`] on generated objects, and reporter of events.
+pub const OPERATOR: &str = "resilience-operator";
+
+/// The well-known label that says which tool keeps an object.
+pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Holds the uid of the `Resilience` that a generated object belongs to: the second proof of
+/// ownership beside the ownerReference, so that either can be repaired from the other.
+/// A uid fits a label value (63 characters); a name of 253 does not.
+pub const LABEL_OWNER_UID: &str = "resilience.dev/owner-uid";
+
+/// Group and version of the Istio objects that we write.
+pub const ISTIO_API_VERSION: &str = "networking.istio.io/v1";
+/// Group of the Istio objects that we write.
+pub const ISTIO_GROUP: &str = "networking.istio.io";
+
+/// The domain that Kubernetes clusters use unless told otherwise.
+pub const DEFAULT_CLUSTER_DOMAIN: &str = "cluster.local";
+
+/// Fully qualified host of a Service. Istio reads a dotted short name (`svc.ns`) as a host of its
+/// own that matches nothing (istio `pilot/pkg/model/config.go`, `ResolveShortnameToFQDN`).
+#[must_use]
+pub fn service_host(service: &str, namespace: &str, cluster_domain: &str) -> String {
+    format!("{service}.{namespace}.svc.{cluster_domain}")
+}
+
+/// Name of the generated DestinationRule and VirtualService: that of the target, so that two
+/// policies for one Service can never generate two rules for its host.
+#[must_use]
+pub fn generated_name(target: &str) -> String {
+    target.to_owned()
+}
+
+/// Name of the generated route for a Service port.
+#[must_use]
+pub fn route_name(port: u16) -> String {
+    format!("port-{port}")
+}

@@ -1,0 +1,237 @@
+//! What the object says of itself.
+//!
+//! In: the object, the outcome of its reconcile, the time. Out: the new status, only if it differs
+//! from the one that is there. Says no more than was observed: `Programmed` is what the API server
+//! answered, not what proxies do.
+#![deny(clippy::disallowed_types, clippy::disallowed_methods)]
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use crate::{
+    api::{
+        GeneratedRef, Resilience, ResilienceStatus, TargetStatus,
+        conditions::{ACCEPTED, PROGRAMMED, READY, Reason, STALLED},
+        schema::Violation,
+    },
+    validate::{Refusal, Valid, ejectable},
+};
+
+/// How a reconcile ended. Status, events and retry match on it without a wildcard: a new outcome
+/// does not compile until each has its answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// The spec has faults. Only an edit heals it.
+    Rejected(Vec<Violation>),
+    /// Somebody else has the host. Heals when they leave.
+    Conflicted(String),
+    /// The target does not exist yet. Heals when it does.
+    Waiting(String),
+    /// Everything is as desired, read back from the API server.
+    Programmed(Box<Valid>, Applied),
+    /// The API server or Istio's webhook refused an object; the message is theirs. Tried again
+    /// slowly: another Istio may take it.
+    Refused(Box<Valid>, String),
+    /// A write failed. Tried again with backoff.
+    Failed(Box<Valid>, String),
+}
+
+/// What the API server holds for a policy, as it answered.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Applied {
+    /// The objects.
+    pub generated: Vec<GeneratedRef>,
+    /// What was written for it, one line each; empty at rest.
+    pub writes: Vec<String>,
+}
+
+impl From<Refusal> for Outcome {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Invalid(violations) => Self::Rejected(violations),
+            Refusal::Conflicted(message) => Self::Conflicted(message),
+            Refusal::TargetNotFound(message) => Self::Waiting(message),
+        }
+    }
+}
+
+impl Outcome {
+    /// A fixed word: the metric's label.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Rejected(_) => "rejected",
+            Self::Conflicted(_) => "conflicted",
+            Self::Waiting(_) => "waiting",
+            Self::Programmed(..) => "programmed",
+            Self::Refused(..) => "refused",
+            Self::Failed(..) => "failed",
+        }
+    }
+
+    /// The reason that stands for the outcome in `Accepted` or `Programmed` and in the event.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::Rejected(_) => Reason::Invalid,
+            Self::Conflicted(_) => Reason::Conflicted,
+            Self::Waiting(_) => Reason::TargetNotFound,
+            Self::Programmed(..) => Reason::Programmed,
+            Self::Refused(..) => Reason::Refused,
+            Self::Failed(..) => Reason::WriteFailed,
+        }
+    }
+
+    /// What to tell people.
+    #[must_use]
+    pub fn message(&self) -> String {
+        let text = match self {
+            Self::Rejected(violations) => violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+            Self::Conflicted(message) | Self::Waiting(message) => message.clone(),
+            Self::Programmed(_, applied) if applied.generated.is_empty() => {
+                "nothing to generate beside what another object has".to_owned()
+            }
+            Self::Programmed(_, applied) => {
+                let names = applied.generated.iter().map(|object| format!("{} {}", object.kind, object.name));
+                format!("the API server holds {}", names.collect::<Vec<_>>().join(" and "))
+            }
+            Self::Refused(_, message) => format!("a generated object was refused: {message}"),
+            Self::Failed(_, message) => format!("{message}; trying again"),
+        };
+        cut(text)
+    }
+}
+
+/// Longest message that we write: enough for two dozen faults, far from the API server's 32,768.
+const MESSAGE_LIMIT: usize = 4_096;
+
+/// Cuts on a character.
+fn cut(mut text: String) -> String {
+    if text.len() > MESSAGE_LIMIT {
+        let mut end = MESSAGE_LIMIT - '…'.len_utf8();
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+/// The status after `outcome`, if it differs from the present one.
+#[must_use]
+pub fn status(resilience: &Resilience, outcome: &Outcome, now: Timestamp) -> Option<ResilienceStatus> {
+    let old = resilience.status.clone().unwrap_or_default();
+    let new = next(&old, resilience.metadata.generation, outcome, now);
+    (new != old).then_some(new)
+}
+
+fn next(old: &ResilienceStatus, generation: Option<i64>, outcome: &Outcome, now: Timestamp) -> ResilienceStatus {
+    let message = outcome.message();
+    let (accepted, programmed, stalled) = match outcome {
+        Outcome::Rejected(_) | Outcome::Conflicted(_) => (
+            no(outcome.reason(), &message),
+            no(Reason::NotAccepted, &left_in_place(old)),
+            yes(outcome.reason(), &message),
+        ),
+        Outcome::Waiting(_) => (
+            no(outcome.reason(), &message),
+            no(Reason::NotAccepted, &left_in_place(old)),
+            no(Reason::Progressing, "heals by itself"),
+        ),
+        Outcome::Programmed(..) => {
+            (yes(Reason::Accepted, ""), yes(outcome.reason(), &message), no(Reason::Progressing, ""))
+        }
+        Outcome::Refused(..) => {
+            (yes(Reason::Accepted, ""), no(outcome.reason(), &message), yes(outcome.reason(), &message))
+        }
+        Outcome::Failed(..) => {
+            (yes(Reason::Accepted, ""), no(outcome.reason(), &message), no(Reason::Progressing, "heals by itself"))
+        }
+    };
+    let ready = if accepted.0 && programmed.0 {
+        yes(Reason::Ready, "")
+    } else {
+        let from = if accepted.0 { PROGRAMMED } else { ACCEPTED };
+        no(Reason::NotReady, &format!("see {from}: {message}"))
+    };
+    let mut status = ResilienceStatus { observed_generation: generation, ..old.clone() };
+    status.conditions = [(ACCEPTED, accepted), (PROGRAMMED, programmed), (READY, ready), (STALLED, stalled)]
+        .into_iter()
+        .map(|(kind, verdict)| condition(old, kind, verdict, generation, now))
+        .collect();
+    // Conditions of other reporters stay.
+    let foreign = old.conditions.iter().filter(|c| ![ACCEPTED, PROGRAMMED, READY, STALLED].contains(&c.type_.as_str()));
+    status.conditions.extend(foreign.cloned());
+    match outcome {
+        // What the last good version generated is still there, and so is what was said of it.
+        Outcome::Rejected(_) | Outcome::Conflicted(_) | Outcome::Waiting(_) => status.warnings.clear(),
+        Outcome::Programmed(valid, applied) => describe(&mut status, valid, applied.generated.clone()),
+        Outcome::Refused(valid, _) | Outcome::Failed(valid, _) => {
+            let generated = old.targets.first().map(|target| target.generated.clone()).unwrap_or_default();
+            let effective = std::mem::take(&mut status.effective);
+            describe(&mut status, valid, generated);
+            status.effective = effective;
+        }
+    }
+    status
+}
+
+fn describe(status: &mut ResilienceStatus, valid: &Valid, generated: Vec<GeneratedRef>) {
+    let endpoints = valid.endpoints.unwrap_or(0);
+    status.targets = vec![TargetStatus {
+        target_ref: valid.target.clone(),
+        endpoints,
+        ejectable_endpoints: valid.ejection.as_ref().map(|ejection| ejectable(endpoints, ejection.max_percent)),
+        generated,
+    }];
+    status.effective.clone_from(&valid.effective);
+    status.warnings.clone_from(&valid.warnings);
+}
+
+fn left_in_place(old: &ResilienceStatus) -> String {
+    let names: Vec<String> = old
+        .targets
+        .iter()
+        .flat_map(|target| &target.generated)
+        .map(|object| format!("{} {}", object.kind, object.name))
+        .collect();
+    if names.is_empty() {
+        "nothing was generated".to_owned()
+    } else {
+        format!("{} of an earlier version stays as it was", names.join(" and "))
+    }
+}
+
+/// Status, reason, message.
+type Verdict = (bool, Reason, String);
+
+fn yes(reason: Reason, message: &str) -> Verdict {
+    (true, reason, message.to_owned())
+}
+
+fn no(reason: Reason, message: &str) -> Verdict {
+    (false, reason, message.to_owned())
+}
+
+fn condition(
+    old: &ResilienceStatus,
+    kind: &str,
+    verdict: Verdict,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Condition {
+    let (holds, reason, message) = verdict;
+    let status = if holds { "True" } else { "False" };
+    let before = old.conditions.iter().find(|condition| condition.type_ == kind && condition.status == status);
+    // The API server keeps whole seconds: a finer time would differ at every read.
+    let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    Condition {
+        type_: kind.to_owned(),
+        status: status.to_owned(),
+        reason: reason.as_str().to_owned(),
+        message,
+        observed_generation: generation,
+        last_transition_time: before.map_or(Time(now), |condition| condition.last_transition_time.clone()),
+    }
+}

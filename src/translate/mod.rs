@@ -1,0 +1,86 @@
+//! From a valid policy to Istio's objects.
+//!
+//! In: [`Valid`], in which every value is decided. Out: [`Desired`]. Infallible and deterministic:
+//! whatever could be refused was refused in `validate`.
+#![deny(clippy::disallowed_types, clippy::disallowed_methods)]
+
+mod destination_rule;
+mod virtual_service;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use serde_json::Value;
+
+use crate::{
+    istio::{DestinationRule, Kind, Metadata, VirtualService},
+    names,
+    validate::Valid,
+};
+
+/// What should exist for a policy; `None` means that it should not.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Desired {
+    /// Limits, ejection, connect timeout.
+    pub destination_rule: Option<DestinationRule>,
+    /// Request timeout, retries.
+    pub virtual_service: Option<VirtualService>,
+}
+
+/// One object that should exist, as it goes over the wire.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DesiredObject {
+    /// Which kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+    /// The whole of what we apply.
+    pub json: Value,
+}
+
+impl Desired {
+    /// The objects in the order in which they are written: DestinationRule first.
+    #[must_use]
+    pub fn objects(&self) -> Vec<DesiredObject> {
+        // Without `..`, so that a third kind does not compile until it is written as well.
+        let Self { destination_rule, virtual_service } = self;
+        let rule = destination_rule.as_ref().map(|rule| DesiredObject {
+            kind: Kind::DestinationRule,
+            name: rule.metadata.name.clone(),
+            json: serde_json::to_value(rule).unwrap_or_default(),
+        });
+        let service = virtual_service.as_ref().map(|service| DesiredObject {
+            kind: Kind::VirtualService,
+            name: service.metadata.name.clone(),
+            json: serde_json::to_value(service).unwrap_or_default(),
+        });
+        rule.into_iter().chain(service).collect()
+    }
+}
+
+/// Translates.
+#[must_use]
+pub fn translate(valid: &Valid) -> Desired {
+    Desired { destination_rule: destination_rule::build(valid), virtual_service: virtual_service::build(valid) }
+}
+
+fn metadata(valid: &Valid) -> Metadata {
+    let mut labels = BTreeMap::from([(names::LABEL_MANAGED_BY.to_owned(), names::OPERATOR.to_owned())]);
+    if let Some(uid) = &valid.owner.uid {
+        labels.insert(names::LABEL_OWNER_UID.to_owned(), uid.clone());
+    }
+    let owner = valid.owner.uid.as_ref().map(|uid| OwnerReference {
+        api_version: names::API_VERSION.to_owned(),
+        kind: names::KIND.to_owned(),
+        name: valid.owner.name.clone(),
+        uid: uid.clone(),
+        controller: Some(true),
+        block_owner_deletion: None,
+    });
+    Metadata {
+        name: names::generated_name(&valid.target.name),
+        namespace: valid.owner.namespace.clone(),
+        labels,
+        owner_references: owner.into_iter().collect(),
+    }
+}

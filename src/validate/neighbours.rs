@@ -1,0 +1,90 @@
+//! Who else has the target, its host, or the names that we would use.
+
+use kube::ResourceExt;
+
+use super::{Owner, Settings};
+use crate::{
+    api::{Resilience, TargetRef},
+    istio::{Existing, Kind},
+    names,
+    observed::Rival,
+};
+
+/// What the neighbours mean for a policy that goes ahead.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Neighbours {
+    /// Another VirtualService has the host: we generate no routes.
+    pub(super) routes_owner: Option<String>,
+    /// Younger DestinationRules for the host, which Istio ignores beside ours.
+    pub(super) ignored_rules: Vec<String>,
+}
+
+/// The rival that wins against `resilience`: the oldest, then the first by name.
+pub(super) fn older_rival<'a>(resilience: &Resilience, rivals: &'a [Rival]) -> Option<&'a str> {
+    let own_created = resilience.creation_timestamp().map(|time| time.0);
+    let own_name = resilience.name_any();
+    let before = |rival: &&Rival| (rival.created, rival.name.as_str()) < (own_created, own_name.as_str());
+    rivals
+        .iter()
+        .filter(before)
+        .min_by_key(|rival| (rival.created, rival.name.as_str()))
+        .map(|rival| rival.name.as_str())
+}
+
+/// Looks at what exists beside us.
+///
+/// # Errors
+/// The sentence for a conflict: whose object is in the way, and what to do.
+pub(super) fn look(
+    owner: &Owner,
+    target: &TargetRef,
+    host: &str,
+    existing: &[Existing],
+    settings: &Settings,
+) -> Result<Neighbours, String> {
+    let name = names::generated_name(&target.name);
+    let (ours, others): (Vec<_>, Vec<_>) = existing.iter().partition(|object| is_ours(object, owner));
+    let others = others.into_iter().filter(|object| !object.deleting);
+    let mut neighbours = Neighbours::default();
+    for other in others {
+        let whole = format!("{} {}/{}", other.kind, other.namespace, other.name);
+        let for_host = other.hosts(&settings.cluster_domain).iter().any(|one| one == host);
+        match other.kind {
+            Kind::DestinationRule if for_host && !other.has_workload_selector() => {
+                let our_rule = ours.iter().find(|object| object.kind == Kind::DestinationRule && object.name == name);
+                if our_rule.is_some_and(|rule| first(rule, other) && rule.export_to() == other.export_to()) {
+                    neighbours.ignored_rules.push(whole);
+                } else {
+                    return Err(format!(
+                        "{whole} has host {host}, and Istio takes the traffic policy of one rule only: move its settings here and delete it, or delete this object"
+                    ));
+                }
+            }
+            Kind::VirtualService if for_host && other.binds_mesh() => neighbours.routes_owner = Some(whole),
+            _ if other.name == name => {
+                return Err(format!(
+                    "{whole} has the name that this policy needs and is not ours: rename or delete it"
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(neighbours)
+}
+
+/// Whether an object was generated for this policy: by owner or, if that was stripped, by label.
+pub(crate) fn is_ours(object: &Existing, owner: &Owner) -> bool {
+    match &owner.uid {
+        Some(uid) => {
+            object.owners.iter().any(|reference| reference.uid == *uid)
+                || object.labels.get(names::LABEL_OWNER_UID) == Some(uid)
+        }
+        // Offline nothing is ours for certain; what `render` printed before is, by its label.
+        None => object.labels.get(names::LABEL_MANAGED_BY).is_some_and(|value| value == names::OPERATOR),
+    }
+}
+
+/// Which of two rules for one host counts: the older, then the first by name (measured M3).
+fn first(one: &Existing, other: &Existing) -> bool {
+    (one.created, &one.name) < (other.created, &other.name)
+}
