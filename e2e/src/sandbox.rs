@@ -11,6 +11,7 @@
 //! two disagree. The kernel ends everything inside when process 1 ends, and with the last process go the
 //! mounts, the links and the rules; only cgroups are the host's and are removed by hand.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -173,15 +174,16 @@ impl Sandbox {
     /// # Errors
     /// When something does not go away.
     pub fn stop(&self) -> Result<()> {
+        let mut known = BTreeMap::new();
         wait::until("the lab's processes end", Duration::from_secs(30), || {
-            let left = self.processes()?;
-            for (pid, _) in &left {
-                match kill(*pid, Signal::SIGKILL) {
-                    Ok(()) | Err(Errno::ESRCH) => {}
-                    Err(error) => bail!("process {pid} cannot be ended: {error}"),
-                }
+            for (pid, name) in self.processes()? {
+                match kill(pid, Signal::SIGKILL) {
+                    Ok(()) | Err(Errno::ESRCH) => known.insert(pid, name),
+                    Err(error) => bail!("process {pid} ({name}) cannot be ended: {error}"),
+                };
             }
-            Ok(if left.is_empty() { Seen::Done(()) } else { Seen::NotYet(format!("{left:?}")) })
+            known.retain(|pid, _| !has_ended(*pid));
+            Ok(if known.is_empty() { Seen::Done(()) } else { Seen::NotYet(format!("{known:?}")) })
         })?;
         remove_cgroups(&self.checkout.cgroup())?;
         let state = self.checkout.state();
@@ -230,6 +232,16 @@ fn processes() -> Result<Vec<(Pid, Vec<String>)>> {
         }
     }
     Ok(found)
+}
+
+/// Whether a process has let go of everything that it had. What is not collected yet counts as ended once
+/// its last thread is: who collects it may never do so, and it holds nothing any more.
+fn has_ended(pid: Pid) -> bool {
+    let folder = PathBuf::from(format!("/proc/{pid}"));
+    let status = fs::read_to_string(folder.join("status")).unwrap_or_default();
+    let is_zombie = status.lines().any(|line| line.starts_with("State:\tZ"));
+    let threads = fs::read_dir(folder.join("task")).map_or(0, Iterator::count);
+    threads == 0 || (is_zombie && threads == 1)
 }
 
 /// The name of one of a process's namespaces, `net:[4026531840]`.
