@@ -1,7 +1,9 @@
 //! In: the words after `cargo lab`. Out: an exit code.
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -119,29 +121,33 @@ fn status() -> Result<ExitCode> {
     let checkout = Checkout::find()?;
     let Ok(lab) = Lab::attach_to(&checkout) else {
         let half = sandbox::Sandbox::of(&checkout).running()?.is_some();
-        println!(
-            "{}",
-            if half {
-                "half a lab: an `up` is under way or was killed; `cargo lab up` or `down` clears it"
-            } else {
-                "down"
-            }
-        );
+        show(if half {
+            "half a lab: an `up` is under way or was killed; `cargo lab up` or `down` clears it\n"
+        } else {
+            "down\n"
+        })?;
         return Ok(ExitCode::FAILURE);
     };
-    println!("{}", if lab.is_control_plane() { "up, a control plane without a node" } else { "up" });
+    let mut text = if lab.is_control_plane() { "up, a control plane without a node\n" } else { "up\n" }.to_owned();
     let mut whole = true;
     for (name, pid) in lab.daemons()? {
         whole &= pid.is_some();
-        println!(
-            "  {name:<24} {}",
-            pid.map_or_else(|| "ended: see `cargo lab logs`".to_owned(), |pid| format!("process {pid}"))
-        );
+        let pid = pid.map_or_else(|| format!("ended: see `cargo lab logs {name}`"), |pid| format!("process {pid}"));
+        writeln!(text, "  {name:<24} {pid}")?;
     }
     if !lab.is_control_plane() {
-        println!("{}", lab.kubectl().try_run(&["get", "pods", "-A"])?.all().trim_end());
+        text += &lab.kubectl().try_run(&["get", "pods", "-A"])?.all();
     }
+    show(&text)?;
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints; a reader that has seen enough (`| head`) is no failure.
+fn show(text: &str) -> Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("nothing can be printed"),
+        _ => Ok(()),
+    }
 }
 
 fn exec(words: &[OsString]) -> Result<ExitCode> {
@@ -203,17 +209,19 @@ fn show_logs(logs: &Logs) -> Result<ExitCode> {
 
 fn examine() -> Result<ExitCode> {
     let mut fit = true;
+    let mut text = String::new();
     for (name, finding) in doctor::examine(&Checkout::find()?) {
-        let (mark, text) = match finding {
-            Finding::Works(text) => ("ok     ", text),
-            Finding::Unknown(text) => ("unknown", text),
-            Finding::Missing(text) => {
+        let (mark, words) = match finding {
+            Finding::Works(words) => ("ok     ", words),
+            Finding::Unknown(words) => ("unknown", words),
+            Finding::Missing(words) => {
                 fit = false;
-                ("MISSING", text)
+                ("MISSING", words)
             }
         };
-        println!("  {mark}  {name:<14} {text}");
+        writeln!(text, "  {mark}  {name:<14} {words}")?;
     }
-    println!("{}", if fit { "this machine can run the lab" } else { "this machine cannot run the lab yet" });
+    text += if fit { "this machine can run the lab\n" } else { "this machine cannot run the lab yet\n" };
+    show(&text)?;
     Ok(if fit { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -66,8 +66,16 @@ impl<'a> Cluster<'a> {
                 Ok(if answer.stdout == "ok" { Seen::Done(()) } else { Seen::NotYet(tail(&answer.all(), 2)) })
             })
         })?;
-        report.step("start the controllers", || {
-            self.spawn("kube-controller-manager")?;
+        // They take seconds to begin, and nobody needs them before the first pods.
+        self.spawn("kube-controller-manager")
+    }
+
+    /// Waits until the controllers work.
+    ///
+    /// # Errors
+    /// When they end or do nothing in time.
+    pub fn controllers_work(&self, report: &Report) -> Result<()> {
+        report.step("wait for the controllers", || {
             self.until("controllers make the default ServiceAccount", &["kube-controller-manager"], || {
                 self.exists("serviceaccount", "default", "default")
             })

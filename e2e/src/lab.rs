@@ -188,6 +188,7 @@ fn start(checkout: &Checkout, options: Options, cache: &Cache, parts: &Parts, re
     if options.control_plane {
         cluster.start_control_plane(report)?;
         istio::crds(checkout, &kubectl, parts, report)?;
+        cluster.controllers_work(report)?;
     } else {
         std::thread::scope(|scope| {
             let beside = scope.spawn(|| cluster.start_containerd(report, &tars));
@@ -196,6 +197,7 @@ fn start(checkout: &Checkout, options: Options, cache: &Cache, parts: &Parts, re
             control_plane.and(containerd)
         })?;
         cluster.start_node(report)?;
+        cluster.controllers_work(report)?;
         std::thread::scope(|scope| {
             let beside = scope.spawn(|| cluster.start_dns(report));
             let istio = istio::install(checkout, &kubectl, report);

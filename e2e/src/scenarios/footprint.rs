@@ -92,21 +92,10 @@ impl fmt::Display for Footprint {
 fn processes(checkout: &Checkout, lines: &mut BTreeSet<String>) -> Result<()> {
     let cache = Cache::open()?;
     let all: Vec<PathBuf> = fs::read_dir("/proc")?.filter_map(Result::ok).map(|entry| entry.path()).collect();
-    let all: Vec<PathBuf> = all.into_iter().filter(|path| path.join("ns").exists()).collect();
-    // Other checkouts' labs, by the process namespaces of their processes 1.
-    let foreign: BTreeSet<PathBuf> = all
-        .iter()
-        .filter(|process| is_init(process, |id| id != checkout.id()))
-        .filter_map(|process| namespace(process, "pid"))
-        .collect();
-    for process in &all {
-        let Some(inside) = namespace(process, "pid") else { continue };
-        let foreign_outside = is_init(process, |id| id != checkout.id());
-        if foreign.contains(&inside) && Some(&inside) != namespace(Path::new("/proc/self"), "pid").as_ref()
-            || foreign_outside
-        {
-            continue;
-        }
+    // What has ended and only waits to be collected has no mount namespace any more.
+    let all: Vec<PathBuf> = all.into_iter().filter(|process| namespace(process, "mnt").is_some()).collect();
+    let foreign = of_other_labs(checkout, &all);
+    for process in all.iter().filter(|process| !foreign.contains(*process)) {
         for kind in ["mnt", "net", "pid"] {
             if let Some(name) = namespace(process, kind) {
                 lines.insert(format!("namespace {}", name.display()));
@@ -118,6 +107,36 @@ fn processes(checkout: &Checkout, lines: &mut BTreeSet<String>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The processes of other checkouts' labs: their keepers, all that descend from them, and all in their network.
+fn of_other_labs(checkout: &Checkout, all: &[PathBuf]) -> BTreeSet<PathBuf> {
+    let is_other = |process: &&PathBuf| is_init(process, |id| id != checkout.id());
+    let mut foreign: BTreeSet<PathBuf> = all.iter().filter(is_other).cloned().collect();
+    let host = namespace(Path::new("/proc/self"), "net");
+    let networks: BTreeSet<_> = foreign.iter().filter_map(|process| namespace(process, "net")).collect();
+    foreign.extend(
+        all.iter()
+            .filter(|process| {
+                namespace(process, "net").is_some_and(|net| Some(&net) != host.as_ref() && networks.contains(&net))
+            })
+            .cloned(),
+    );
+    loop {
+        let is_child = |process: &&PathBuf| parent(process).is_some_and(|parent| foreign.contains(&parent));
+        let more: Vec<PathBuf> =
+            all.iter().filter(|process| !foreign.contains(*process)).filter(is_child).cloned().collect();
+        if more.is_empty() {
+            return foreign;
+        }
+        foreign.extend(more);
+    }
+}
+
+fn parent(process: &Path) -> Option<PathBuf> {
+    let status = fs::read_to_string(process.join("status")).ok()?;
+    let pid = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    Some(Path::new("/proc").join(pid.trim()))
 }
 
 /// Whether this is a keeper or a process 1 of a lab with such an id.
