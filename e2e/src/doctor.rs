@@ -95,14 +95,20 @@ fn attempt(line: &str, cure: &str) -> Finding {
 }
 
 fn nft() -> Finding {
+    match find_nft() {
+        Some(nft) => attempt(&format!("{} add table ip doctor", nft.display()), "load the kernel module `nf_tables`"),
+        None => Unknown("no nft here yet: it comes with the first `cargo lab up`".to_owned()),
+    }
+}
+
+/// The nft that an earlier `up` unpacked, or else the machine's own.
+#[must_use]
+pub fn find_nft() -> Option<PathBuf> {
     let unpacked = Cache::open().ok().and_then(|cache| {
         let parts = fs::read_dir(cache.root().join("parts")).ok()?;
         parts.filter_map(Result::ok).map(|part| part.path().join("bin/nft")).find(|file| file.is_file())
     });
-    match unpacked.or_else(|| find("nft")) {
-        Some(nft) => attempt(&format!("{} add table ip doctor", nft.display()), "load the kernel module `nf_tables`"),
-        None => Unknown("no nft here yet: it comes with the first `cargo lab up`".to_owned()),
-    }
+    unpacked.or_else(|| find("nft"))
 }
 
 fn cgroup(checkout: &Checkout) -> Finding {

@@ -29,7 +29,8 @@ pub struct Options {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct State {
     control_plane: bool,
-    operator: bool,
+    /// The digest of the operator's image, once deployed.
+    operator: Option<String>,
     /// Folders with kubectl and the other tools.
     path: Vec<PathBuf>,
 }
@@ -86,8 +87,8 @@ impl Lab {
         };
         if let Some(binary) = binary {
             let cluster = Cluster::new(checkout, &lab.sandbox, &parts);
-            operator::deploy(checkout, &cluster, &lab.kubectl, binary, report)?;
-            lab.state.operator = true;
+            let before = lab.state.operator.take();
+            lab.state.operator = Some(operator::deploy(checkout, &cluster, &lab.kubectl, binary, before, report)?);
         }
         if !options.control_plane {
             istio::webhook_refuses(checkout, &lab.kubectl, report)?;
@@ -147,7 +148,7 @@ impl Lab {
     /// Whether our operator was deployed.
     #[must_use]
     pub fn has_operator(&self) -> bool {
-        self.state.operator
+        self.state.operator.is_some()
     }
 
     /// The daemons that should run, each with its process when it does.
@@ -206,7 +207,7 @@ fn start(checkout: &Checkout, options: Options, cache: &Cache, parts: &Parts, re
         })?;
         workloads::start(checkout, &kubectl, report)?;
     }
-    let state = State { control_plane: options.control_plane, operator: false, path: parts.path() };
+    let state = State { control_plane: options.control_plane, operator: None, path: parts.path() };
     Ok(Lab { checkout: checkout.clone(), sandbox, kubectl, state })
 }
 

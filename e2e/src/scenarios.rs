@@ -25,6 +25,7 @@ pub struct Scenario {
 /// All of them.
 pub const ALL: &[Scenario] = &[
     Scenario { name: "istio_raw_sample_trips", run: raw_sample::trips },
+    Scenario { name: "footprint_sees_each_kind_of_thing", run: leaves_nothing::footprint_sees },
     Scenario { name: "down_leaves_nothing", run: leaves_nothing::after_down },
     Scenario { name: "down_after_up_was_killed_early_leaves_nothing", run: leaves_nothing::after_early_kill },
     Scenario { name: "down_after_up_was_killed_late_leaves_nothing", run: leaves_nothing::after_late_kill },

@@ -157,9 +157,7 @@ fn names(folder: &Path, what: &str, lines: &mut BTreeSet<String>) {
 }
 
 fn rules(lines: &mut BTreeSet<String>) {
-    let Ok(cache) = Cache::open() else { return };
-    let parts = fs::read_dir(cache.root().join("parts")).into_iter().flatten().filter_map(Result::ok);
-    let Some(nft) = parts.map(|part| part.path().join("bin/nft")).find(|file| file.is_file()) else { return };
+    let Some(nft) = crate::doctor::find_nft() else { return };
     let Ok(listed) = finish(Command::new(nft).args(["list", "ruleset"])) else { return };
     listed.stdout.lines().filter(|line| !line.contains("counter")).for_each(|line| {
         lines.insert(format!("rule {}", line.trim()));

@@ -2,18 +2,49 @@
 //! sandbox itself was killed. Each looks first that the same check sees the lab while it is there: a check
 //! that cannot fail would prove nothing.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::footprint::{Footprint, SecondCheckout};
 use crate::checkout::Checkout;
+use crate::doctor;
 use crate::run::check;
 use crate::sandbox::{Sandbox, cgroup_roots};
 use crate::wait;
+
+/// Makes one thing of each kind on the host, looks whether the check sees it, and removes it again.
+///
+/// # Errors
+/// When it misses one.
+pub fn footprint_sees(checkout: &Checkout) -> Result<()> {
+    let Some(cgroup) = cgroup_roots().first().map(|root| root.join(checkout.cgroup() + "-left").display().to_string())
+    else {
+        bail!("no cgroup hierarchy is mounted");
+    };
+    let folder = tempfile::tempdir()?;
+    let folder = folder.path().display().to_string();
+    let nft = doctor::find_nft().context("there is no nft yet: `cargo lab up` brings it")?.display().to_string();
+    let things: [(&str, String, String); 5] = [
+        ("mount", format!("mount -t tmpfs left {folder}"), format!("umount {folder}")),
+        ("link", "ip link add lab-left type bridge".to_owned(), "ip link delete lab-left".to_owned()),
+        ("rule", format!("{nft} add table ip lab-left"), format!("{nft} delete table ip lab-left")),
+        ("cgroup", format!("mkdir {cgroup}"), format!("rmdir {cgroup}")),
+        ("in /run", "mkdir /run/lab-left".to_owned(), "rmdir /run/lab-left".to_owned()),
+    ];
+    for (kind, make, remove) in things {
+        let before = Footprint::take(checkout)?;
+        check(Command::new("sh").args(["-c", &make]))?;
+        let added = Footprint::take(checkout).map(|after| after.added_to(&before));
+        check(Command::new("sh").args(["-c", &remove]))?;
+        ensure!(added?.has(kind), "the check does not see what `{make}` makes");
+        ensure!(Footprint::take(checkout)?.added_to(&before).is_empty(), "the check sees a {kind} that is gone");
+    }
+    Ok(())
+}
 
 /// After a lab that stood.
 ///
