@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Key};
 use crate::checkout::Checkout;
 use crate::cluster::{CONTROL_PLANE, Cluster, DAEMONS};
 use crate::kubectl::Kubectl;
@@ -31,8 +31,21 @@ struct State {
     control_plane: bool,
     /// The digest of the operator's image, once deployed.
     operator: Option<String>,
-    /// Folders with kubectl and the other tools.
+    /// Folders with kubectl and the other tools; their names carry the keys of the parts.
     path: Vec<PathBuf>,
+    /// The key of what daemons and Istio were configured with.
+    made_of: String,
+}
+
+impl State {
+    /// Whether a lab started now would be of the same parts and configuration.
+    fn is_of(&self, parts: &Parts, made_of: &str) -> bool {
+        self.made_of == made_of && parts.path().iter().all(|folder| self.path.contains(folder))
+    }
+}
+
+fn made_of(checkout: &Checkout) -> Result<String> {
+    Ok(Key::new("config").with_folder(&checkout.e2e().join("config"))?.digits())
 }
 
 /// A lab that stands.
@@ -74,11 +87,13 @@ impl Lab {
         let _lock = checkout.lock()?;
         let cache = Cache::open()?;
         let standing = Self::attach_to(checkout).ok().filter(|lab| lab.serves(options));
-        let started = standing.is_none();
-        if started {
+        if standing.is_none() {
             doctor::require(checkout, report)?;
         }
         let parts = Parts::get(checkout, &cache, options.control_plane, report)?;
+        let made_of = made_of(checkout)?;
+        let standing = standing.filter(|lab| lab.state.is_of(&parts, &made_of));
+        let started = standing.is_none();
         let binary =
             if options.operator && !options.control_plane { Some(operator::build(checkout, report)?) } else { None };
         let mut lab = match standing {
@@ -207,7 +222,8 @@ fn start(checkout: &Checkout, options: Options, cache: &Cache, parts: &Parts, re
         })?;
         workloads::start(checkout, &kubectl, report)?;
     }
-    let state = State { control_plane: options.control_plane, operator: None, path: parts.path() };
+    let state =
+        State { control_plane: options.control_plane, operator: None, path: parts.path(), made_of: made_of(checkout)? };
     Ok(Lab { checkout: checkout.clone(), sandbox, kubectl, state })
 }
 

@@ -1,6 +1,7 @@
 //! In: a command. Out: what it printed, or an error that says which command, how it ended, and its last words.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -96,6 +97,16 @@ pub fn line(command: &Command) -> String {
         text = text.chars().take(300).chain("…".chars()).collect();
     }
     text
+}
+
+/// The file of this very program. When it was built again meanwhile, the new one.
+///
+/// # Errors
+/// When the system does not tell.
+pub fn own_program() -> Result<PathBuf> {
+    let program = std::env::current_exe().context("this program's own file is not known")?;
+    let text = program.to_string_lossy();
+    Ok(text.strip_suffix(" (deleted)").map_or_else(|| program.clone(), PathBuf::from))
 }
 
 /// The last lines of a text.

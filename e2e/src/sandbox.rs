@@ -23,7 +23,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::checkout::Checkout;
-use crate::run::tail;
+use crate::run::{own_program, tail};
 use crate::wait::{self, Seen};
 
 pub mod init;
@@ -96,7 +96,7 @@ impl Sandbox {
         make_cgroups(&self.checkout.cgroup())?;
         let log_path = self.checkout.logs().join("sandbox.log");
         let log = File::create(&log_path).with_context(|| format!("{} cannot be made", log_path.display()))?;
-        let program = std::env::current_exe().context("this program's own file is not known")?;
+        let program = own_program()?;
         // A session of its own, so that Ctrl-C at the terminal of `up` does not reach it later.
         let mut command = Command::new("setsid");
         command.args(["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "--"]);
@@ -127,7 +127,9 @@ impl Sandbox {
         let mut command = Command::new("nsenter");
         command.args(["--net", "--mount", "--pid", "--target"]).arg(running.init.to_string());
         // Entering a mount namespace forgets the current folder.
-        command.args(["--", "env", "-C"]).arg(here).arg(program);
+        command.args(["--", "env", "-C"]).arg(here);
+        // A proxy that the caller uses for the world outside is not to be asked for the inside.
+        command.args(["NO_PROXY=*", "no_proxy=*"]).arg(program);
         Ok(command)
     }
 
@@ -143,7 +145,8 @@ impl Sandbox {
         let log = OpenOptions::new().create(true).append(true).open(&log_path);
         let log = log.with_context(|| format!("{} cannot be written", log_path.display()))?;
         let mut command = self.enter("setsid")?;
-        command.args(["--fork", "env"]);
+        // Nothing of the caller's environment: etcd, for one, takes any ETCD_… variable for a setting.
+        command.args(["--fork", "env", "-i", "HOME=/root"]);
         command.args(environment.iter().map(|(key, value)| format!("{key}={value}")));
         command.arg(program).args(args);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);

@@ -7,11 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::cache::Cache;
 use crate::checkout::Checkout;
-use crate::run::finish;
+use crate::run::{finish, own_program};
 use crate::sandbox::{INIT_COMMAND, cgroup_roots};
 
 /// Folders of the host in which daemons like to leave things.
@@ -194,7 +194,7 @@ impl SecondCheckout {
         {
             std::os::unix::fs::symlink(entry.path(), folder.path().join(entry.file_name()))?;
         }
-        let program = std::env::current_exe().context("this program's own file is not known")?;
+        let program = own_program()?;
         Ok(Self { folder, program })
     }
 

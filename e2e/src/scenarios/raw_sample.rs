@@ -12,7 +12,7 @@ use crate::kubectl::Kubectl;
 use crate::lab::Lab;
 use crate::namespace::with_namespace;
 use crate::wait::Seen;
-use crate::workloads::with_images;
+use crate::workloads::{TARGET, start_in};
 
 const CALLERS: u32 = 3;
 const REQUESTS: u32 = 300;
@@ -24,10 +24,9 @@ const REQUESTS: u32 = 300;
 /// When one of these is not so.
 pub fn trips(checkout: &Checkout) -> Result<()> {
     let lab = Lab::attach_to(checkout)?;
-    let workloads = with_images(&manifest(checkout, "demo.yaml")?);
     let rule = manifest(checkout, "raw-breaker.yaml")?;
     with_namespace(&lab, "istio-raw-sample-trips", |kubectl| {
-        start_here(kubectl, &workloads)?;
+        start_in(checkout, kubectl)?;
         all_pass(kubectl)?;
         kubectl.apply(&rule)?;
         kubectl.until("the breaker trips", Duration::from_secs(20), some_refused)?;
@@ -38,26 +37,8 @@ pub fn trips(checkout: &Checkout) -> Result<()> {
     })
 }
 
-/// The demo's workloads, in this namespace instead of theirs.
-fn start_here(kubectl: &Kubectl, workloads: &str) -> Result<()> {
-    let here = kubectl.current_namespace();
-    let documents = workloads.split("\n---\n").filter(|document| !document.contains("kind: Namespace"));
-    let moved: Vec<String> = documents
-        .map(|document| document.replace("namespace: resilience-demo", &format!("namespace: {here}")))
-        .collect();
-    kubectl.apply(&moved.join("\n---\n"))?;
-    ["deployment/httpbin", "deployment/fortio"]
-        .iter()
-        .try_for_each(|name| kubectl.rolled_out(name, Duration::from_mins(2)))?;
-    // Available pods are not yet known to every proxy.
-    kubectl.until("httpbin answers", Duration::from_secs(30), |kubectl| {
-        let answers = load(kubectl, &url(), 1, 1)?;
-        Ok(if answers.status(200) == 1 { Seen::Done(()) } else { Seen::NotYet(format!("{answers:?}")) })
-    })
-}
-
 fn url() -> String {
-    format!("{}/get", crate::workloads::TARGET)
+    format!("{TARGET}/get")
 }
 
 fn all_pass(kubectl: &Kubectl) -> Result<()> {
