@@ -89,7 +89,11 @@ struct Logs {
 /// # Errors
 /// What the task says.
 pub fn main() -> Result<ExitCode> {
-    match Cli::parse().command {
+    let task = Cli::parse().command;
+    if !matches!(task, Task::Doctor) {
+        doctor::possible()?;
+    }
+    match task {
         Task::SandboxInit { state, .. } => sandbox::init::main(&state).map(|()| ExitCode::SUCCESS),
         Task::Up(up) => start(&up),
         Task::Down => {

@@ -27,17 +27,28 @@ pub enum Finding {
 
 use Finding::{Missing, Unknown, Works};
 
+/// Whether there is any point in trying: asked before anything else is done.
+///
+/// # Errors
+/// When this is not Linux, or not root.
+pub fn possible() -> Result<()> {
+    if !cfg!(target_os = "linux") {
+        bail!("the lab runs a Linux node from Linux's own means: use a Linux machine, real or virtual");
+    }
+    if !Uid::effective().is_root() {
+        bail!(
+            "the lab needs root for its namespaces, mounts and cgroups: run `sudo -E env \"PATH=$PATH\" cargo lab …`"
+        );
+    }
+    Ok(())
+}
+
 /// All checks, each with its name.
 #[must_use]
 pub fn examine(checkout: &Checkout) -> Vec<(&'static str, Finding)> {
     // Without these two no other check can work.
-    if !cfg!(target_os = "linux") {
-        let text = "the lab runs a Linux node from Linux's own means: use a Linux machine, real or virtual";
-        return vec![("Linux", Missing(text.to_owned()))];
-    }
-    if !Uid::effective().is_root() {
-        let text = "namespaces, mounts and cgroups need root: run `sudo -E env PATH=$PATH cargo lab …`";
-        return vec![("root", Missing(text.to_owned()))];
+    if let Err(error) = possible() {
+        return vec![("Linux and root", Missing(error.to_string()))];
     }
     vec![
         ("unshare", attempt("true", "install util-linux; in a container, allow CAP_SYS_ADMIN and CAP_NET_ADMIN")),
