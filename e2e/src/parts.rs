@@ -385,4 +385,24 @@ mod tests {
         assert_eq!(required_version(folder.path(), "d.e/f").unwrap(), "v0.1.0");
         assert!(required_version(folder.path(), "a.b").is_err());
     }
+
+    fn module(part: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("parts").join(part)
+    }
+
+    #[test]
+    fn every_part_is_pinned() {
+        for part in GO_PARTS {
+            let text = fs::read_to_string(module(part.name).join("go.mod")).unwrap();
+            let has_dependencies = text.contains("require");
+            assert_eq!(module(part.name).join("go.sum").is_file(), has_dependencies, "{}", part.name);
+        }
+        assert!(fs::read_to_string(module("envoy").join("requirements.txt")).unwrap().contains("--hash=sha256:"));
+    }
+
+    #[test]
+    fn the_version_that_istiod_reports_is_the_pinned_commit() {
+        let commit = ISTIO_VERSION.rsplit('-').next().unwrap();
+        assert!(required_version(&module("istio"), "istio.io/istio").unwrap().ends_with(commit));
+    }
 }
