@@ -17,7 +17,7 @@ use crate::doctor::{self, Finding};
 use crate::lab::{Lab, Options};
 use crate::report::Report;
 use crate::sandbox;
-use crate::{operator, scenarios, workloads};
+use crate::{demo, operator, scenarios, suite, workloads};
 
 /// A real Kubernetes node with real Istio, in namespaces of its own.
 #[derive(Debug, Parser)]
@@ -43,6 +43,14 @@ enum Task {
     Logs(Logs),
     /// Whether this machine can run the lab, and what to do if not
     Doctor,
+    /// The main job as a story: a policy is declared, the breaker trips, and heals
+    Demo {
+        /// Also draw it, as SVG
+        #[arg(long)]
+        picture: Option<PathBuf>,
+    },
+    /// Everything that can be wrong: format, lints, unit tests, then scenarios on a lab
+    Test,
     /// Run scenarios by name, or list them
     Scenario {
         /// The scenarios to run, in this order
@@ -107,6 +115,8 @@ pub fn main() -> Result<ExitCode> {
         Task::Exec(words) => exec(&words.words),
         Task::Logs(logs) => show_logs(&logs),
         Task::Doctor => examine(),
+        Task::Demo { picture } => demo::run(&Checkout::find()?, picture.as_deref()).map(|()| ExitCode::SUCCESS),
+        Task::Test => suite::run(&Checkout::find()?),
         Task::Scenario { names } => scenarios::run(&Checkout::find()?, &names),
     }
 }

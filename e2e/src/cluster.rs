@@ -230,7 +230,16 @@ impl<'a> Cluster<'a> {
                  --advertise-client-urls=http://127.0.0.1:2379 --listen-peer-urls=http://127.0.0.1:2380 --unsafe-no-fsync \
                  --log-level=warn",
             ),
-            "kube-apiserver" => api_server(&pki.to_string()),
+            "kube-apiserver" => {
+                let policy = self.configure("audit.yaml")?;
+                let log = self.checkout.logs().join("audit.log");
+                // Of an earlier run there may be one; this one is counted in.
+                fs::write(&log, "").with_context(|| format!("{} cannot be written", log.display()))?;
+                let mut arguments = api_server(&pki.to_string());
+                arguments.push(format!("--audit-policy-file={}", policy.display()));
+                arguments.push(format!("--audit-log-path={}", log.display()));
+                arguments
+            }
             "kube-controller-manager" => words(&format!(
                 "--kubeconfig={kubeconfig} --authentication-kubeconfig={kubeconfig} --authorization-kubeconfig={kubeconfig} \
                  --leader-elect=false --use-service-account-credentials=true --root-ca-file={pki}/ca.crt \

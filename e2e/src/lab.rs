@@ -103,7 +103,15 @@ impl Lab {
         if let Some(binary) = binary {
             let cluster = Cluster::new(checkout, &lab.sandbox, &parts);
             let before = lab.state.operator.take();
-            lab.state.operator = Some(operator::deploy(checkout, &cluster, &lab.kubectl, binary, before, report)?);
+            lab.state.operator = Some(operator::deploy(
+                checkout,
+                &cluster,
+                &lab.kubectl,
+                parts.bin("small", "pause")?,
+                binary,
+                before,
+                report,
+            )?);
         }
         if !options.control_plane {
             istio::webhook_refuses(checkout, &lab.kubectl, report)?;

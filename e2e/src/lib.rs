@@ -13,6 +13,7 @@ pub mod cache;
 pub mod checkout;
 pub mod cli;
 pub mod cluster;
+pub mod demo;
 pub mod doctor;
 pub mod envoy;
 pub mod fortio;
@@ -29,6 +30,7 @@ pub mod report;
 pub mod run;
 pub mod sandbox;
 pub mod scenarios;
+pub mod suite;
 pub mod wait;
 pub mod workloads;
 

@@ -19,6 +19,9 @@ use crate::run::check;
 /// The image that `deploy/` names when it is applied in the lab.
 pub const IMAGE: &str = "docker.io/lab/resilience-operator:dev";
 
+/// Our load generator in a pod that otherwise only waits; the operator's image holds nothing that waits.
+pub const LOADER_IMAGE: &str = "docker.io/lab/loader:dev";
+
 /// Where the operator lives.
 pub const NAMESPACE: &str = "resilience-system";
 
@@ -52,6 +55,7 @@ pub fn deploy(
     checkout: &Checkout,
     cluster: &Cluster<'_>,
     kubectl: &Kubectl,
+    pause: PathBuf,
     binary: PathBuf,
     before: Option<String>,
     report: &Report,
@@ -65,11 +69,15 @@ pub fn deploy(
     }
     report.step("deploy the operator", || {
         let tar = checkout.state().join("operator.tar");
-        Image::new(IMAGE, &["/resilience-operator"], USER).file("resilience-operator", binary).write(&tar)?;
+        Image::new(IMAGE, &["/resilience-operator"], USER).file("resilience-operator", binary.clone()).write(&tar)?;
         let digest = hex::encode(Sha256::digest(fs::read(&tar)?));
         let system = kubectl.namespace(NAMESPACE);
         if before.as_ref() != Some(&digest) {
             cluster.import(&tar)?;
+            let loader_tar = checkout.state().join("loader.tar");
+            let loader = Image::new(LOADER_IMAGE, &["/pause"], USER).file("pause", pause);
+            loader.file("resilience-operator", binary).write(&loader_tar)?;
+            cluster.import(&loader_tar)?;
         }
         let folder = manifests.display().to_string();
         kubectl.run(&["apply", "--server-side", "--force-conflicts", "--field-manager=lab", "-k", &folder])?;

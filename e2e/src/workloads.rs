@@ -10,6 +10,7 @@ use crate::cluster::manifest;
 use crate::fortio;
 use crate::images;
 use crate::kubectl::Kubectl;
+use crate::operator;
 use crate::report::Report;
 use crate::wait::{self, Seen};
 
@@ -53,6 +54,15 @@ pub fn add_failing_replica(checkout: &Checkout, kubectl: &Kubectl) -> Result<()>
     available(kubectl, &["deployment/httpbin-failing"])
 }
 
+/// Starts our own load generator behind a sidecar in the client's own namespace.
+///
+/// # Errors
+/// When it does not get available in time.
+pub fn add_loader(checkout: &Checkout, kubectl: &Kubectl) -> Result<()> {
+    kubectl.apply(&with_images(&manifest(checkout, "loader.yaml")?))?;
+    available(kubectl, &["deployment/loader"])
+}
+
 fn available(kubectl: &Kubectl, workloads: &[&str]) -> Result<()> {
     workloads.iter().try_for_each(|name| kubectl.rolled_out(name, Duration::from_mins(2)))
 }
@@ -66,11 +76,13 @@ fn moved(manifest: &str, kubectl: &Kubectl) -> String {
 }
 
 /// Fills in the images that a manifest of `e2e/manifests` names.
-fn with_images(manifest: &str) -> String {
+#[must_use]
+pub fn with_images(manifest: &str) -> String {
     manifest
         .replace("${HTTPBIN_IMAGE}", images::HTTPBIN)
         .replace("${FORTIO_IMAGE}", images::FORTIO)
         .replace("${STATUS500_IMAGE}", images::STATUS500)
+        .replace("${LOADER_IMAGE}", operator::LOADER_IMAGE)
 }
 
 /// Waits until a request passes from client to server by mutual TLS: the server's sidecar then tells the
