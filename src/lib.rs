@@ -1,1 +1,3 @@
 //! Resilience: circuit breaking for a Service, declared once, generated for Istio.
+pub mod cli;
+pub mod load;
