@@ -101,17 +101,18 @@ const DEFAULT_MOST_IN_FLIGHT: u64 = 1_000;
 /// Runs the load and prints its report on standard output.
 ///
 /// # Errors
-/// The body's file cannot be read, the HTTP client cannot be made, standard output cannot be written.
+/// The HTTP client cannot be made, standard output cannot be written.
 pub async fn run(args: LoadArgs) -> anyhow::Result<ExitCode> {
     let output = args.output;
-    let plan = plan(args)?;
-    let faults = plan.faults();
-    if !faults.is_empty() {
-        for fault in faults {
-            eprintln!("error: {fault}");
+    let plan = match plan(args) {
+        Ok(plan) => plan,
+        Err(faults) => {
+            for fault in faults {
+                eprintln!("error: {fault}");
+            }
+            return Ok(ExitCode::from(2));
         }
-        return Ok(ExitCode::from(2));
-    }
+    };
     let control = Control::default();
     // Dropped, and so ended, with the run.
     let report = tokio::select! {
@@ -127,11 +128,13 @@ pub async fn run(args: LoadArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn plan(args: LoadArgs) -> anyhow::Result<Plan> {
+/// The plan that was asked for, or every fault of it.
+fn plan(args: LoadArgs) -> Result<Plan, Vec<String>> {
     let body = match (args.body, args.body_file) {
         (Some(text), _) => text.into_bytes(),
         (None, Some(path)) => {
-            std::fs::read(&path).with_context(|| format!("--body-file {}", path.display()))?
+            let unreadable = |error| vec![format!("--body-file {}: {error}", path.display())];
+            std::fs::read(&path).map_err(unreadable)?
         }
         (None, None) => Vec::new(),
     };
@@ -161,7 +164,7 @@ fn plan(args: LoadArgs) -> anyhow::Result<Plan> {
         headers.append(name, value);
     }
     let unbounded = args.requests.is_none() && args.duration.is_none();
-    Ok(Plan {
+    let plan = Plan {
         url: args.url,
         method: args.method.unwrap_or(default_method),
         headers,
@@ -181,7 +184,13 @@ fn plan(args: LoadArgs) -> anyhow::Result<Plan> {
             args.duration
         },
         fail_above_errors: args.fail_above_errors,
-    })
+    };
+    let faults = plan.faults();
+    if faults.is_empty() {
+        Ok(plan)
+    } else {
+        Err(faults.iter().map(ToString::to_string).collect())
+    }
 }
 
 /// As many as can be waiting when the server answers nothing: then none has to stay unsent.
