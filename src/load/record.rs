@@ -261,6 +261,8 @@ mod tests {
     }
 
     proptest! {
+        // Histograms are slow without optimisation.
+        #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
         fn merging_two_recorders_equals_recording_into_one(
             items in prop::collection::vec((0u16..4, 0u64..100_000_000, any::<bool>()), 0..200)

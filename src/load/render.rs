@@ -224,12 +224,13 @@ mod tests {
     #[test]
     fn the_table_is_aligned_and_says_everything() {
         let report = Report::new(&plan(), &recorder(), facts());
+        // 3.001 and 6.003: a percentile is the upper end of its bucket, 0.1 % wide.
         let expected = "\
 GET http://127.0.0.1:8000/get: HTTP/1.1, closed loop, concurrency 3, connections: one each, 3 opened
 10 requests in 4.000 s (2.5/s), 681 bytes received; all requests done
 
 outcome                        count          %     p50 ms     p90 ms     p99 ms   p99.9 ms     max ms
-200                                6       60.0      3.000      6.000      6.000      6.000      6.000
+200                                6       60.0      3.001      6.000      6.000      6.000      6.000
 503                                2       20.0      1.000      3.000      3.000      3.000      3.000
   x-envoy-overloaded               1       10.0      1.000      1.000      1.000      1.000      1.000
   no healthy upstream              0        0.0          -          -          -          -          -
@@ -237,7 +238,7 @@ outcome                        count          %     p50 ms     p90 ms     p99 ms
 timeout                            1       10.0  10000.000  10000.000  10000.000  10000.000  10000.000
 connection errors                  1       10.0      2.000      2.000      2.000      2.000      2.000
   connection refused               1
-all                               10      100.0      3.000      6.000  10000.000  10000.000  10000.000
+all                               10      100.0      3.001      6.003  10000.000  10000.000  10000.000
 ";
         assert_eq!(table(&report, false), expected);
     }
