@@ -51,11 +51,13 @@ impl Schedule {
         }
         let nanos = u128::from(self.next) * NANOS_PER_S / u128::from(self.rate_per_s);
         let due = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        if due > elapsed {
-            return Step::Wait(due - elapsed);
+        match due.checked_sub(elapsed) {
+            Some(wait) if !wait.is_zero() => Step::Wait(wait),
+            _ => {
+                self.next += 1;
+                Step::Send(due)
+            }
         }
-        self.next += 1;
-        Step::Send(due)
     }
 }
 
