@@ -153,11 +153,15 @@ fn count(report: &Report, status: u16) -> u64 {
     report.statuses.get(&status).map_or(0, |group| group.count)
 }
 
-/// Comes back when `reached` is true; the test runner's patience is the only clock.
+/// Comes back when `reached` is true; what never is, fails after a time beyond any machine's.
 async fn until(reached: impl Fn() -> bool) {
-    while !reached() {
-        tokio::task::yield_now().await;
-    }
+    let reached = async {
+        while !reached() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let patience = Duration::from_mins(1);
+    tokio::time::timeout(patience, reached).await.unwrap();
 }
 
 // ---- what came back ----
