@@ -5,6 +5,7 @@
 // clippy.toml allows these in test functions; the helpers here are tests as well.
 #![allow(clippy::unwrap_used)]
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::process::{Output, Stdio};
 use std::sync::Arc;
@@ -12,11 +13,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::{HeaderMap, Method, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use axum::serve::ListenerExt as _;
+use futures::stream::{self, StreamExt as _};
 use resilience_operator::load::outcome::ConnectionError;
 use resilience_operator::load::{
     self, Connections, Control, EndedBy, Pacing, Plan, Protocol, Report,
@@ -56,7 +58,9 @@ impl Server {
             async move { answer(number, request).await.into_response() }
         });
         let accepted = Arc::clone(&connections);
-        let listener = listener.tap_io(move |_| {
+        let listener = listener.tap_io(move |stream| {
+            // Or an answer in pieces waits 40 ms for an acknowledgement.
+            stream.set_nodelay(true).unwrap();
             accepted.fetch_add(1, Ordering::SeqCst);
         });
         let task = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
@@ -410,7 +414,15 @@ async fn a_closed_loop_reaches_its_concurrency_and_never_exceeds_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_worker_keeps_its_own_connection() {
-    let server = Server::start(async |_, _| "fine").await;
+    // A body in pieces: the connection is free again only a moment after the last one was read.
+    let server = Server::start(async |_, _| {
+        let pieces = stream::iter(["fi", "ne"]).then(async |piece| {
+            tokio::task::yield_now().await;
+            Ok::<_, Infallible>(piece)
+        });
+        Body::from_stream(pieces)
+    })
+    .await;
     let report = run(&Plan {
         pacing: Pacing::Closed { concurrency: 4 },
         requests: Some(2_000),
@@ -418,7 +430,10 @@ async fn each_worker_keeps_its_own_connection() {
     })
     .await;
     assert_eq!(count(&report, 200), 2_000);
-    assert_eq!((report.connections_opened, server.connections()), (4, 4));
+    assert_eq!(report.connections_opened, server.connections());
+    // A machine that stalls for longer than the worker is patient may cost one now and then; not
+    // waiting at all costs dozens.
+    assert!((4..=8).contains(&server.connections()), "{report:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

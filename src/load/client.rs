@@ -23,7 +23,10 @@ use super::plan::{Connections, Plan, Protocol};
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
 /// How long a worker waits for its own connection to come back to the pool before it opens another.
-const REUSE_GRACE: Duration = Duration::from_millis(2);
+/// It comes back within microseconds, but on a busy machine the task that hands it back may have to
+/// wait for a core. The price: where a server closes after a whole answer without having said so,
+/// the next request takes this much longer.
+const REUSE_GRACE: Duration = Duration::from_millis(50);
 
 /// Sends the requests of a plan. Clones share their connections.
 #[derive(Debug, Clone)]
@@ -50,7 +53,8 @@ impl Sender {
         let gate = Gate {
             opened: Arc::clone(opened),
             reusable: Arc::clone(&reusable),
-            patient: plan.connections == Connections::Own,
+            // HTTP/2 connections stay in the pool while they are in use.
+            patient: plan.connections == Connections::Own && plan.protocol == Protocol::Http1,
         };
         let builder = Client::builder()
             .user_agent(concat!(
@@ -91,6 +95,10 @@ impl Sender {
     pub(super) async fn send(&self) -> Answer {
         let mut bytes = 0;
         let sent = tokio::time::timeout(self.timeout, self.exchange(&mut bytes)).await;
+        if !matches!(sent, Ok(Ok(_))) {
+            // After a failure there is no connection to wait for.
+            self.reusable.store(false, Ordering::Relaxed);
+        }
         let outcome = match sent {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(error)) => outcome_of(&error),
