@@ -14,10 +14,13 @@
 //! are given; `controller`, `runtime`, `load` and `cli` do the I/O. ARCHITECTURE.md has the map.
 
 pub mod api;
+pub mod cli;
+pub mod controller;
 pub mod diff;
 pub mod istio;
 pub mod names;
 pub mod observed;
+pub mod runtime;
 pub mod status;
 pub mod translate;
 pub mod validate;
