@@ -3,9 +3,12 @@
 //! One apply an object, and its answer is the read-back. DestinationRule before VirtualService; the
 //! other way round when they go.
 
+use std::sync::Arc;
+
 use kube::api::DynamicObject;
 
 use super::{
+    cache::Delta,
     calls::{CallError, Calls, Verdict},
     world::{self, World},
 };
@@ -17,6 +20,21 @@ use crate::{
     translate::Desired,
     validate::Valid,
 };
+
+/// Takes a deletion.
+pub type Deleted = dyn Fn(&Delta<Existing>) + Send + Sync;
+
+/// What writes: the calls, and the world that learns from their answers before the watches do.
+pub struct Hands {
+    /// The API server.
+    pub calls: Calls,
+    /// What was watched, and written.
+    pub world: Arc<World>,
+    /// Told of what was deleted: others may have waited for it, and the watch's own event will find it
+    /// gone already. What is created or changed concerns no other policy: one that has the same name
+    /// or host for its own has the same Service, and has stood back already.
+    pub deleted: Box<Deleted>,
+}
 
 /// Why a diff was not written to its end.
 #[derive(Debug, thiserror::Error)]
@@ -39,9 +57,9 @@ pub enum ApplyError {
 }
 
 /// Writes `diff`. Every failure is an outcome: the policy was fine, its objects are not there.
-pub async fn apply(calls: &Calls, world: &World, valid: Valid, desired: &Desired, diff: &Diff) -> Outcome {
+pub async fn apply(hands: &Hands, valid: Valid, desired: &Desired, diff: &Diff) -> Outcome {
     let namespace = valid.owner.namespace.clone();
-    match write_all(calls, world, &namespace, desired, diff).await {
+    match write_all(hands, &namespace, desired, diff).await {
         Ok(applied) => Outcome::Programmed(Box::new(valid), applied),
         Err(error) => failed(valid, &error),
     }
@@ -62,25 +80,19 @@ fn failed(valid: Valid, error: &ApplyError) -> Outcome {
     }
 }
 
-async fn write_all(
-    calls: &Calls,
-    world: &World,
-    namespace: &str,
-    desired: &Desired,
-    diff: &Diff,
-) -> Result<Applied, ApplyError> {
+async fn write_all(hands: &Hands, namespace: &str, desired: &Desired, diff: &Diff) -> Result<Applied, ApplyError> {
     // Without `..`, so that a third kind of change does not compile until it is written as well.
     let Diff { apply, prune } = diff;
     let mut writes = Vec::new();
     for change in apply {
-        write(calls, world, namespace, change).await?;
+        write(hands, namespace, change).await?;
         let Write { object, changes, create, uid: _ } = change;
         let verb = if *create { "created" } else { "updated" };
         let why: Vec<String> = changes.iter().map(|change| change.path.join(".")).collect();
         let why = if why.is_empty() { String::new() } else { format!(" ({})", why.join(", ")) };
         writes.push(format!("{verb} {} {}{why}", object.kind, object.name));
     }
-    writes.extend(delete_all(calls, world, namespace, prune).await?);
+    writes.extend(delete_all(hands, namespace, prune).await?);
     let generated = desired.objects().into_iter().map(|object| GeneratedRef {
         kind: object.kind.to_string(),
         name: object.name,
@@ -90,26 +102,21 @@ async fn write_all(
 }
 
 /// Deletes, in order, each only as the object that was looked at. Gives a line for each.
-pub async fn delete_all(
-    calls: &Calls,
-    world: &World,
-    namespace: &str,
-    prune: &[Prune],
-) -> Result<Vec<String>, CallError> {
+pub async fn delete_all(hands: &Hands, namespace: &str, prune: &[Prune]) -> Result<Vec<String>, CallError> {
     let mut writes = Vec::new();
     for Prune { kind, name, uid } in prune {
         // Whatever was watched has one; without it, this could hit a successor.
         let Some(uid) = uid else { continue };
-        calls.delete(*kind, namespace, name, uid).await?;
-        // Its own event says the same in a moment.
-        world.istio(*kind).remove(namespace, name, uid);
+        hands.calls.delete(*kind, namespace, name, uid).await?;
+        hands.world.istio(*kind).remove(namespace, name, uid).iter().for_each(&hands.deleted);
         writes.push(format!("deleted {kind} {name}"));
     }
     Ok(writes)
 }
 
-async fn write(calls: &Calls, world: &World, namespace: &str, write: &Write) -> Result<(), ApplyError> {
+async fn write(hands: &Hands, namespace: &str, write: &Write) -> Result<(), ApplyError> {
     let Write { object, changes: _, create, uid } = write;
+    let Hands { calls, world, deleted: _ } = hands;
     let answer = match uid {
         Some(uid) if !create => calls.update(namespace, object, uid).await?,
         _ => calls.create(namespace, object).await?,
@@ -131,7 +138,6 @@ async fn write(calls: &Calls, world: &World, namespace: &str, write: &Write) -> 
 fn read_back(world: &World, write: &Write, answer: &DynamicObject) -> Vec<Change> {
     let entry = world::existing(write.object.kind, answer.clone());
     let there: Existing = entry.view.clone();
-    // Nobody else is concerned: whoever has this name or host as well has been told by our policy.
     let _delta = world.istio(write.object.kind).put(entry);
     changes(&write.object, &there)
 }

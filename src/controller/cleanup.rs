@@ -4,9 +4,9 @@
 //! is the net by the ownerReferences; this is faster, and VirtualServices go before DestinationRules.
 
 use super::{
-    apply::delete_all,
+    apply::{Hands, delete_all},
     cache::Entry,
-    calls::{CallError, Calls},
+    calls::CallError,
     relations::is_policy,
     world::World,
 };
@@ -17,22 +17,24 @@ use crate::{
 };
 
 /// Deletes everything of the policy with `uid`.
-pub async fn release(calls: &Calls, world: &World, namespace: &str, uid: &str) -> Result<Vec<String>, CallError> {
-    let ours = prune(world, namespace, |object| is_of(object, uid));
-    delete_all(calls, world, namespace, &ours).await
+pub async fn release(hands: &Hands, namespace: &str, uid: &str) -> Result<Vec<String>, CallError> {
+    let ours = prune(&hands.world, namespace, |object| is_of(object, uid));
+    delete_all(hands, namespace, &ours).await
 }
 
 /// Deletes what earlier policies of the name `name` left behind. `alive` is the uid of the one that
 /// is there now, `last` that of the last one that was seen.
 pub async fn sweep(
-    calls: &Calls,
-    world: &World,
+    hands: &Hands,
     namespace: &str,
     name: &str,
     alive: Option<&str>,
     last: Option<&str>,
 ) -> Result<Vec<String>, CallError> {
     let left = |object: &Existing, alive: Option<&str>| {
+        if alive.is_some_and(|alive| is_of(object, alive)) {
+            return false;
+        }
         let owner = object.owners.iter().find(|owner| is_policy(owner) && owner.name == name);
         let dead = |uid: &str| alive != Some(uid);
         match owner {
@@ -41,15 +43,16 @@ pub async fn sweep(
             None => last.is_some_and(|last| dead(last) && is_of(object, last)),
         }
     };
-    if prune(world, namespace, |object| left(object, alive)).is_empty() {
+    if prune(&hands.world, namespace, |object| left(object, alive)).is_empty() {
         return Ok(Vec::new());
     }
     // A cache that lags behind, as after a list from a lagging API server, may miss a policy that is
     // there. Deleting its objects would be an outage, so this one time the truth is asked for.
-    let now = calls.uid_of_policy(namespace, name).await?;
-    let orphans =
-        prune(world, namespace, |object| left(object, alive) && !now.as_deref().is_some_and(|now| is_of(object, now)));
-    delete_all(calls, world, namespace, &orphans).await
+    let now = hands.calls.uid_of_policy(namespace, name).await?;
+    let orphans = prune(&hands.world, namespace, |object| {
+        left(object, alive) && !now.as_deref().is_some_and(|now| is_of(object, now))
+    });
+    delete_all(hands, namespace, &orphans).await
 }
 
 fn is_of(object: &Existing, uid: &str) -> bool {

@@ -19,6 +19,7 @@ use kube::{
     },
 };
 
+use super::{relations::Names, world::World};
 use crate::api::Resilience;
 
 /// A name in a namespace, and the uid of the last policy that had it.
@@ -53,6 +54,14 @@ impl Keys {
             writer.apply_watcher_event(&Event::InitApply(Key::clone(&key)));
         }
         writer.apply_watcher_event(&Event::InitDone);
+    }
+
+    /// Asks for a look at each of `names`.
+    pub fn look_at_all(&self, world: &World, namespace: &str, names: &Names) {
+        for name in names {
+            let policy = world.policies.get(namespace, name);
+            self.look_at(namespace, name, policy.as_ref().map(|policy| policy.uid.as_str()));
+        }
     }
 
     /// Asks for a look at a name. `uid`: of the policy that has it, if there is one.

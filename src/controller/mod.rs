@@ -30,7 +30,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
+use futures::{FutureExt as _, StreamExt as _, channel::mpsc::UnboundedReceiver, future::BoxFuture, stream};
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{
     Api, Client, Resource, ResourceExt as _,
@@ -39,6 +39,7 @@ use kube::{
     runtime::{
         controller::{self, Action, Controller},
         events::{Recorder, Reporter},
+        reflector::ObjectRef,
     },
 };
 use serde::de::DeserializeOwned;
@@ -47,12 +48,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::Resilience,
-    istio::Kind,
+    istio::{Existing, Kind},
     names,
     runtime::{admin::Health, metrics::Metrics, wait_for_crds::Needed},
     status::Outcome,
     validate,
 };
+use apply::Hands;
 use cache::{Cache, Delta, Entry};
 use calls::{CallError, Calls, Verdict};
 use keys::{Key, Keys};
@@ -117,9 +119,41 @@ impl Default for Options {
 /// Everything that lives as long as the controller.
 struct Shared {
     context: Context,
-    keys: Keys,
+    keys: Arc<Keys>,
     retries: Retries,
     metrics: Arc<Metrics>,
+}
+
+impl Shared {
+    /// And the end of the queue from which names are taken.
+    fn new(
+        client: &Client,
+        options: &Options,
+        metrics: Arc<Metrics>,
+    ) -> (Arc<Self>, UnboundedReceiver<ObjectRef<Key>>) {
+        let (keys, requests) = Keys::new();
+        let (keys, world) = (Arc::new(keys), Arc::<World>::default());
+        let (told, around, domain) = (keys.clone(), world.clone(), options.cluster_domain.clone());
+        let deleted = move |delta: &Delta<Existing>| {
+            told.look_at_all(&around, &delta.namespace, &relations::of_istio(delta, &around, &domain));
+        };
+        let shared = Arc::new(Self {
+            context: Context {
+                hands: Hands {
+                    calls: Calls::new(client.clone(), metrics.clone(), options.deadline),
+                    world: world.clone(),
+                    deleted: Box::new(deleted),
+                },
+                recorder: Recorder::new(client.clone(), Reporter::from(names::OPERATOR)),
+                settings: validate::Settings { cluster_domain: options.cluster_domain.clone() },
+            },
+            keys,
+            retries: Retries::new(options.resync),
+            metrics: metrics.clone(),
+        });
+        metrics.tally_with(move || world.tally());
+        (shared, requests)
+    }
 }
 
 /// Runs until `stop`, and then until the reconciles under way have ended, for ten seconds at most.
@@ -134,21 +168,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     health.block(GATE, "not everything has been listed yet");
-    let (keys, requests) = Keys::new();
-    let shared = Arc::new(Shared {
-        context: Context {
-            world: Arc::default(),
-            calls: Calls::new(client.clone(), metrics.clone(), options.deadline),
-            recorder: Recorder::new(client.clone(), Reporter::from(names::OPERATOR)),
-            settings: validate::Settings { cluster_domain: options.cluster_domain.clone() },
-        },
-        keys,
-        retries: Retries::new(options.resync),
-        metrics: metrics.clone(),
-    });
-    let tallied = shared.context.world.clone();
-    metrics.tally_with(move || tallied.tally());
-
+    let (shared, requests) = Shared::new(&client, &options, metrics);
     let listed = Arc::new(Listed::default());
     let watches = Wiring { client, shared: shared.clone(), listed: listed.clone() }.watches(&options.namespaces);
     let number = u32::try_from(watches.len()).unwrap_or(u32::MAX);
@@ -241,21 +261,12 @@ impl Wiring {
     {
         let (shared, listed, scope) = (self.shared.clone(), self.listed.clone(), scope.map(str::to_owned));
         async move {
-            let world = &shared.context.world;
-            let tell = |delta: &Delta<V>| shared.look_at(&delta.namespace, &concerned(delta, world));
+            let world = &shared.context.hands.world;
+            let tell = |delta: &Delta<V>| shared.keys.look_at_all(world, &delta.namespace, &concerned(delta, world));
             let watch = Watch { kind, scope, listed: &listed, metrics: &shared.metrics };
             watch.follow(api, cache(world), lean, tell).await;
         }
         .boxed()
-    }
-}
-
-impl Shared {
-    fn look_at(&self, namespace: &str, names: &Names) {
-        for name in names {
-            let policy = self.context.world.policies.get(namespace, name);
-            self.keys.look_at(namespace, name, policy.as_ref().map(|policy| policy.uid.as_str()));
-        }
     }
 }
 
@@ -301,17 +312,18 @@ async fn attend(key: Arc<Key>, shared: Arc<Shared>) -> Result<Action, Infallible
 }
 
 async fn look(shared: &Shared, key: &Key, namespace: &str, name: &str) -> Result<End, CallError> {
-    let Context { world, calls, .. } = &shared.context;
+    let hands = &shared.context.hands;
+    let world = &hands.world;
     let found = world.policies.get(namespace, name);
     let alive = found.as_ref().map(|policy| policy.uid.as_str());
-    let left = cleanup::sweep(calls, world, namespace, name, alive, key.metadata.uid.as_deref()).await?;
+    let left = cleanup::sweep(hands, namespace, name, alive, key.metadata.uid.as_deref()).await?;
     report(namespace, name, &left);
     let Some(found) = found else {
         shared.keys.forget(namespace, name, || world.policies.get(namespace, name).is_some());
         return Ok(End::Gone);
     };
     if found.view.meta().deletion_timestamp.is_some() {
-        let released = cleanup::release(calls, world, namespace, &found.uid).await?;
+        let released = cleanup::release(hands, namespace, &found.uid).await?;
         report(namespace, name, &released);
         return Ok(End::Leaving);
     }

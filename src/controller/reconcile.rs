@@ -1,17 +1,15 @@
 //! One look at one policy.
 
-use std::sync::Arc;
-
 use jiff::Timestamp;
 use kube::{ResourceExt as _, runtime::events::Recorder};
 use serde_json::{Value, json};
 
 use super::{
-    apply::apply,
-    calls::{CallError, Calls},
+    apply::{Hands, apply},
+    calls::CallError,
     cleanup, events,
     observe::observe,
-    world::{self, World},
+    world,
 };
 use crate::{
     api::{Resilience, ResilienceSpec, ResilienceStatus, schema::Violation},
@@ -23,10 +21,8 @@ use crate::{
 
 /// What every reconcile needs.
 pub struct Context {
-    /// What was watched.
-    pub world: Arc<World>,
-    /// The API server.
-    pub calls: Calls,
+    /// What was watched, and how it is changed.
+    pub hands: Hands,
     /// Events.
     pub recorder: Recorder,
     /// What decisions depend on.
@@ -36,21 +32,21 @@ pub struct Context {
 /// From what is observed to what is written. A spec that is refused and a target that is missing are
 /// outcomes; only a call that failed outside of the policy's own objects is an error.
 pub async fn reconcile(context: &Context, resilience: &Resilience) -> Result<Outcome, CallError> {
-    let Context { world, calls, recorder, settings } = context;
+    let Context { hands, recorder, settings } = context;
 
-    let observed = observe(resilience, world, &settings.cluster_domain); // reads
+    let observed = observe(resilience, &hands.world, &settings.cluster_domain); // reads
 
     let outcome = match validate(resilience, &observed, settings) {
         // pure
         Ok(valid) => {
             let desired = translate(&valid); // pure
             let diff = diff(&desired, &valid.owner, &observed.existing); // pure
-            apply(calls, world, valid, &desired, &diff).await // writes
+            apply(hands, valid, &desired, &diff).await // writes
         }
         Err(refusal) => {
             if let Refusal::Superseded(_) = refusal {
                 let uid = resilience.uid().unwrap_or_default();
-                cleanup::release(calls, world, &namespace(resilience), &uid).await?; // writes
+                cleanup::release(hands, &namespace(resilience), &uid).await?; // writes
             }
             Outcome::from(refusal)
         }
@@ -58,7 +54,7 @@ pub async fn reconcile(context: &Context, resilience: &Resilience) -> Result<Out
 
     if let Some(status) = status(resilience, &outcome, Timestamp::now()) {
         // pure
-        write_status(calls, world, resilience, status).await?; // writes
+        write_status(hands, resilience, status).await?; // writes
     }
     events::publish(recorder, resilience, &outcome).await; // writes
     Ok(outcome)
@@ -69,19 +65,14 @@ fn namespace(resilience: &Resilience) -> String {
 }
 
 /// Ours alone: conditions of other reporters are left out of the apply, so they stay theirs.
-async fn write_status(
-    calls: &Calls,
-    world: &World,
-    resilience: &Resilience,
-    mut status: ResilienceStatus,
-) -> Result<(), CallError> {
+async fn write_status(hands: &Hands, resilience: &Resilience, mut status: ResilienceStatus) -> Result<(), CallError> {
     status.conditions.retain(status::is_ours);
     let status = serde_json::to_value(status).unwrap_or_default();
     let uid = resilience.uid().unwrap_or_default();
-    let answer = calls.status(&namespace(resilience), &resilience.name_any(), &uid, &status).await?;
+    let answer = hands.calls.status(&namespace(resilience), &resilience.name_any(), &uid, &status).await?;
     if let Some(answer) = answer {
         // The next reconcile compares with this one, even before the watch has it.
-        let _delta = world.policies.put(world::policy(answer));
+        let _delta = hands.world.policies.put(world::policy(answer));
     }
     Ok(())
 }
@@ -94,7 +85,7 @@ pub async fn report_unreadable(
     name: &str,
     error: &str,
 ) -> Result<Option<Outcome>, CallError> {
-    let Some(raw) = context.calls.raw_policy(namespace, name).await? else { return Ok(None) };
+    let Some(raw) = context.hands.calls.raw_policy(namespace, name).await? else { return Ok(None) };
     let spec = ResilienceSpec { target_refs: Vec::new(), limits: None, ejection: None, timeouts: None, retries: None };
     let stand_in = Resilience {
         metadata: raw.metadata,
@@ -112,7 +103,7 @@ pub async fn report_unreadable(
             status.entry("warnings").or_insert_with(|| json!(null));
         }
         let uid = stand_in.uid().unwrap_or_default();
-        if let Err(error) = context.calls.raw_status(namespace, name, &uid, &status).await {
+        if let Err(error) = context.hands.calls.raw_status(namespace, name, &uid, &status).await {
             tracing::warn!(namespace, name, %error, "the fault of an unreadable object is told by event only");
         }
     }
