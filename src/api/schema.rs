@@ -64,6 +64,10 @@ fn tidy(schema: &mut Map<String, Value>) {
     {
         schema.remove("format");
     }
+    // Lines of a comment are no lines of a text; paragraphs are.
+    if let Some(Value::String(text)) = schema.get_mut("description") {
+        *text = text.split("\n\n").map(|part| part.replace('\n', " ")).collect::<Vec<_>>().join("\n\n");
+    }
 }
 
 /// The CRD as JSON, as `crds/resilience.yaml` holds it. Bounds are whole numbers there, which the
