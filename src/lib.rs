@@ -14,6 +14,7 @@
 //! are given; `controller`, `runtime`, `load` and `cli` do the I/O. ARCHITECTURE.md has the map.
 
 pub mod api;
+pub mod cli;
 pub mod diff;
 pub mod istio;
 pub mod names;

@@ -1,2 +1,7 @@
 //! The operator and its command line, in one binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    resilience_operator::cli::run(std::env::args_os())
+}
