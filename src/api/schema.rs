@@ -155,7 +155,7 @@ static RULES: LazyLock<Rules> = LazyLock::new(|| {
 /// Every fault of type, metadata and spec, sorted by path.
 pub fn decode(object: &Value) -> Result<Resilience, Vec<Violation>> {
     let mut object = object.clone();
-    // `kubectl get -o yaml` prints it, and an apply ignores it.
+    // `kubectl get -o yaml` prints it, and a write to the object ignores it.
     if let Value::Object(root) = &mut object {
         root.remove("status");
     }
@@ -176,7 +176,8 @@ pub fn decode(object: &Value) -> Result<Resilience, Vec<Violation>> {
 }
 
 /// Drops what the API server drops before it looks: `null` in a field that has a type, as in
-/// `limits:` with nothing behind it. In a list `null` is an entry, and stays.
+/// `limits:` with nothing behind it. In a list `null` is an entry, and stays. (So it does with a
+/// create, an update and a client-side apply; a server-side apply refuses such a `null`.)
 fn drop_nulls(value: &mut Value, schema: &Value) {
     match value {
         Value::Object(map) => {
@@ -206,7 +207,7 @@ fn drop_nulls(value: &mut Value, schema: &Value) {
 pub fn faults(object: &Value) -> Vec<Violation> {
     let rules = &*RULES;
     let mut found: Vec<Violation> = match &rules.structure {
-        Ok(structure) => structure.iter_errors(object).flat_map(|error| explain(&error)).collect(),
+        Ok(structure) => structural_faults(structure, object),
         Err(broken) => vec![Violation::new("", format!("the built-in schema does not compile: {broken}"))],
     };
     if found.is_empty()
@@ -217,6 +218,22 @@ pub fn faults(object: &Value) -> Vec<Violation> {
     found.sort();
     found.dedup();
     found
+}
+
+/// Faults of structure, one cause told once: a value of the wrong type is not also no word of a list,
+/// and a text of the wrong length not also against its pattern.
+fn structural_faults(structure: &jsonschema::Validator, object: &Value) -> Vec<Violation> {
+    let rank = |kind: &ValidationErrorKind| match kind {
+        ValidationErrorKind::Type { .. } => 0,
+        ValidationErrorKind::MinLength { .. } | ValidationErrorKind::MaxLength { .. } => 1,
+        _ => 2,
+    };
+    let errors: Vec<_> = structure.iter_errors(object).collect();
+    let worse = |error: &jsonschema::ValidationError<'_>| {
+        let same_place = errors.iter().filter(|other| other.instance_path() == error.instance_path());
+        same_place.map(|other| rank(other.kind())).min() < Some(rank(error.kind()))
+    };
+    errors.iter().filter(|error| !worse(error)).flat_map(explain).collect()
 }
 
 /// Our words for a fault that the structural schema found.
