@@ -22,6 +22,7 @@ use crate::{
 };
 
 pub use arithmetic::{default_max_percent, ejectable};
+use neighbours::Wants;
 pub(crate) use neighbours::is_ours;
 
 /// What the operator was told about the cluster, as far as decisions depend on it.
@@ -175,17 +176,17 @@ pub fn validate(resilience: &Resilience, observed: &Observed, settings: &Setting
     }
     let owner = Owner { name: resilience.name_any(), namespace, uid: resilience.uid() };
     let host = names::service_host(&target.name, &owner.namespace, &settings.cluster_domain);
-    let neighbours =
-        neighbours::look(&owner, target, &host, &observed.existing, settings).map_err(Refusal::Conflicted)?;
-
     let spec = &resilience.spec;
+    let neighbours = neighbours::look(&owner, target, &host, Wants::of(spec), &observed.existing, settings)
+        .map_err(Refusal::Conflicted)?;
+
     let limits = spec.limits.as_ref().and_then(|limits| limits.per_client.clone());
     let mut unknowns = Vec::new();
     let ejection = spec.ejection.as_ref().map(|ejection| resolve_ejection(ejection, observed.endpoints, &mut unknowns));
-    let mut routes = resolve_routes(resilience, target, service, &mut unknowns);
-    if neighbours.routes_owner.is_some() {
-        routes = None;
-    }
+    let routes = match neighbours.routes_owner {
+        Some(_) => None,
+        None => resolve_routes(resilience, target, service, &mut unknowns),
+    };
     let mut valid = Valid {
         target: target.clone(),
         host,

@@ -20,9 +20,7 @@ use axum::response::{IntoResponse, Response};
 use axum::serve::ListenerExt as _;
 use futures::stream::{self, StreamExt as _};
 use resilience_operator::load::outcome::ConnectionError;
-use resilience_operator::load::{
-    self, Connections, Control, EndedBy, Pacing, Plan, Protocol, Report,
-};
+use resilience_operator::load::{self, Connections, Control, EndedBy, Pacing, Plan, Protocol, Report};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::process::Command;
@@ -64,12 +62,7 @@ impl Server {
             accepted.fetch_add(1, Ordering::SeqCst);
         });
         let task = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
-        Self {
-            address,
-            hits,
-            connections,
-            task,
-        }
+        Self { address, hits, connections, task }
     }
 
     /// Treats each connection as it likes, after the head of the first request was read.
@@ -92,12 +85,7 @@ impl Server {
                 treat(stream).await;
             }
         });
-        Self {
-            address,
-            hits: Arc::default(),
-            connections,
-            task,
-        }
+        Self { address, hits: Arc::default(), connections, task }
     }
 
     fn plan(&self) -> Plan {
@@ -139,10 +127,7 @@ fn plan(address: SocketAddr) -> Plan {
 /// `requests` at `rate_per_s`, with room for all of them in flight.
 fn open(server: &Server, rate_per_s: u32, requests: u32) -> Plan {
     Plan {
-        pacing: Pacing::Open {
-            rate_per_s,
-            max_in_flight: requests as usize,
-        },
+        pacing: Pacing::Open { rate_per_s, max_in_flight: requests as usize },
         connections: Connections::Shared,
         requests: Some(requests.into()),
         ..server.plan()
@@ -175,37 +160,20 @@ async fn answers_are_counted_by_status_and_503s_by_cause() {
     let server = Server::start(async |number, _| -> Response {
         match number % 5 {
             0 => "fine".into_response(),
-            1 => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                [("x-envoy-overloaded", "true")],
-                "overflow",
-            )
-                .into_response(),
+            1 => (StatusCode::SERVICE_UNAVAILABLE, [("x-envoy-overloaded", "true")], "overflow").into_response(),
             2 => (StatusCode::SERVICE_UNAVAILABLE, "no healthy upstream").into_response(),
             3 => (StatusCode::SERVICE_UNAVAILABLE, "my database is down").into_response(),
             _ => StatusCode::NOT_FOUND.into_response(),
         }
     })
     .await;
-    let report = run(&Plan {
-        requests: Some(500),
-        pacing: Pacing::Closed { concurrency: 4 },
-        ..server.plan()
-    })
-    .await;
+    let report = run(&Plan { requests: Some(500), pacing: Pacing::Closed { concurrency: 4 }, ..server.plan() }).await;
     assert_eq!(report.requests, 500);
     assert_eq!(server.hits(), 500);
     let by_status = [200, 503, 404].map(|status| count(&report, status));
     assert_eq!(by_status, [100, 300, 100]);
     let causes = &report.unavailable_503;
-    assert_eq!(
-        [
-            causes.overloaded.count,
-            causes.no_healthy_upstream.count,
-            causes.other.count
-        ],
-        [100, 100, 100]
-    );
+    assert_eq!([causes.overloaded.count, causes.no_healthy_upstream.count, causes.other.count], [100, 100, 100]);
     assert_eq!(report.errors, 400);
     assert_eq!(report.received_bytes, 100 * (4 + 8 + 19 + 19));
     assert_eq!(report.ended_by, EndedBy::Requests);
@@ -215,12 +183,7 @@ async fn answers_are_counted_by_status_and_503s_by_cause() {
 #[tokio::test]
 async fn an_answer_that_does_not_come_is_a_timeout_with_its_latency() {
     let server = Server::start(async |_, _| std::future::pending::<()>().await).await;
-    let report = run(&Plan {
-        requests: Some(3),
-        timeout: Duration::from_millis(30),
-        ..server.plan()
-    })
-    .await;
+    let report = run(&Plan { requests: Some(3), timeout: Duration::from_millis(30), ..server.plan() }).await;
     assert_eq!((report.requests, report.timeouts.count), (3, 3));
     assert!(report.timeouts.latency.unwrap().min_ms >= 30.0);
     assert_eq!(report.errors, 3);
@@ -235,20 +198,12 @@ async fn a_body_that_does_not_end_is_a_timeout() {
         let _ = stream.read_u8().await;
     })
     .await;
-    let report = run(&Plan {
-        timeout: Duration::from_millis(30),
-        ..server.plan()
-    })
-    .await;
+    let report = run(&Plan { timeout: Duration::from_millis(30), ..server.plan() }).await;
     assert_eq!((report.timeouts.count, report.statuses.len()), (1, 0));
 }
 
 async fn kind_of(server: &Server) -> Vec<(ConnectionError, u64)> {
-    let report = run(&Plan {
-        requests: Some(3),
-        ..server.plan()
-    })
-    .await;
+    let report = run(&Plan { requests: Some(3), ..server.plan() }).await;
     assert_eq!(report.requests, 3);
     assert_eq!(report.connection_errors.all.count, 3, "{report:#?}");
     let kinds = report.connection_errors.by_kind.into_iter();
@@ -289,10 +244,7 @@ async fn a_port_where_nobody_listens_refuses() {
     // Bound, so that nobody else gets the port; but nobody listens.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let plan = Plan {
-        requests: Some(20),
-        ..plan(socket.local_addr().unwrap())
-    };
+    let plan = Plan { requests: Some(20), ..plan(socket.local_addr().unwrap()) };
     let report = run(&plan).await;
     let refused = report.connection_errors.by_kind[&ConnectionError::Refused];
     assert_eq!((report.requests, refused), (20, 20));
@@ -303,27 +255,14 @@ async fn a_port_where_nobody_listens_refuses() {
 async fn a_name_that_cannot_exist_is_not_found() {
     // A label longer than DNS allows fails before anything is asked.
     let url = format!("http://{}.invalid/", "a".repeat(64));
-    let report = run(&Plan {
-        url: url.parse().unwrap(),
-        ..plan(([127, 0, 0, 1], 1).into())
-    })
-    .await;
-    assert_eq!(
-        report.connection_errors.by_kind[&ConnectionError::Lookup],
-        1,
-        "{report:#?}"
-    );
+    let report = run(&Plan { url: url.parse().unwrap(), ..plan(([127, 0, 0, 1], 1).into()) }).await;
+    assert_eq!(report.connection_errors.by_kind[&ConnectionError::Lookup], 1, "{report:#?}");
 }
 
 #[tokio::test]
 async fn a_redirect_is_an_answer_and_is_not_followed() {
-    let server =
-        Server::start(async |_, _| (StatusCode::FOUND, [(header::LOCATION, "/there")])).await;
-    let report = run(&Plan {
-        requests: Some(5),
-        ..server.plan()
-    })
-    .await;
+    let server = Server::start(async |_, _| (StatusCode::FOUND, [(header::LOCATION, "/there")])).await;
+    let report = run(&Plan { requests: Some(5), ..server.plan() }).await;
     assert_eq!((count(&report, 302), server.hits()), (5, 5));
 }
 
@@ -338,11 +277,7 @@ async fn method_headers_and_body_arrive_as_given() {
             && twice == ["1", "2"]
             && head.headers[header::HOST] == "httpbin.example"
             && body == Bytes::from_static(b"hello");
-        if as_given {
-            StatusCode::OK
-        } else {
-            StatusCode::BAD_REQUEST
-        }
+        if as_given { StatusCode::OK } else { StatusCode::BAD_REQUEST }
     })
     .await;
     let mut headers = HeaderMap::new();
@@ -373,11 +308,7 @@ struct Turnstile {
 
 impl Turnstile {
     fn new(together: usize) -> Self {
-        Self {
-            gate: Arc::new(Barrier::new(together)),
-            inside: Arc::default(),
-            most: Arc::default(),
-        }
+        Self { gate: Arc::new(Barrier::new(together)), inside: Arc::default(), most: Arc::default() }
     }
 
     async fn pass(&self) {
@@ -398,13 +329,9 @@ async fn a_closed_loop_reaches_its_concurrency_and_never_exceeds_it() {
             async move { turnstile.pass().await }
         })
         .await;
-        let report = run(&Plan {
-            pacing: Pacing::Closed { concurrency: 7 },
-            connections,
-            requests: Some(70),
-            ..server.plan()
-        })
-        .await;
+        let report =
+            run(&Plan { pacing: Pacing::Closed { concurrency: 7 }, connections, requests: Some(70), ..server.plan() })
+                .await;
         assert_eq!(count(&report, 200), 70, "{report:#?}");
         // A request that passed may still be inside when its neighbour's next one comes; so the
         // server sees at most what is in flight at the client, which is what is bounded.
@@ -423,12 +350,7 @@ async fn each_worker_keeps_its_own_connection() {
         Body::from_stream(pieces)
     })
     .await;
-    let report = run(&Plan {
-        pacing: Pacing::Closed { concurrency: 4 },
-        requests: Some(2_000),
-        ..server.plan()
-    })
-    .await;
+    let report = run(&Plan { pacing: Pacing::Closed { concurrency: 4 }, requests: Some(2_000), ..server.plan() }).await;
     assert_eq!(count(&report, 200), 2_000);
     assert_eq!(report.connections_opened, server.connections());
     // A machine that stalls for longer than the worker is patient may cost one now and then; not
@@ -446,39 +368,23 @@ async fn fresh_connections_are_one_per_request() {
         ..server.plan()
     })
     .await;
-    assert_eq!(
-        (report.connections_opened, server.connections()),
-        (100, 100)
-    );
+    assert_eq!((report.connections_opened, server.connections()), (100, 100));
 }
 
 #[tokio::test]
 async fn a_server_that_closes_each_time_gets_a_new_connection_each_time() {
     let server = Server::start(async |_, _| [(header::CONNECTION, "close")]).await;
-    let report = run(&Plan {
-        requests: Some(50),
-        ..server.plan()
-    })
-    .await;
+    let report = run(&Plan { requests: Some(50), ..server.plan() }).await;
     assert_eq!((count(&report, 200), server.connections()), (50, 50));
 }
 
 #[tokio::test]
 async fn a_closed_loop_ends_when_its_time_is_up() {
     let server = Server::start(async |_, _| "fine").await;
-    let report = run(&Plan {
-        requests: None,
-        duration: Some(Duration::from_millis(50)),
-        ..server.plan()
-    })
-    .await;
+    let report = run(&Plan { requests: None, duration: Some(Duration::from_millis(50)), ..server.plan() }).await;
     assert_eq!(report.ended_by, EndedBy::Duration);
     assert!(report.elapsed_s >= 0.05);
-    assert_eq!(
-        report.requests,
-        server.hits(),
-        "what was sent was waited for"
-    );
+    assert_eq!(report.requests, server.hits(), "what was sent was waited for");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -509,12 +415,8 @@ async fn http2_with_prior_knowledge_shares_one_connection() {
 #[tokio::test]
 async fn an_open_loop_sends_what_falls_due_in_its_time() {
     let server = Server::start(async |_, _| "fine").await;
-    let report = run(&Plan {
-        requests: None,
-        duration: Some(Duration::from_millis(250)),
-        ..open(&server, 200, 50)
-    })
-    .await;
+    let report =
+        run(&Plan { requests: None, duration: Some(Duration::from_millis(250)), ..open(&server, 200, 50) }).await;
     assert_eq!((report.requests, server.hits()), (50, 50));
     assert_eq!(report.ended_by, EndedBy::Duration);
     // The last one was due after 245 ms, and cannot have left before.
@@ -576,13 +478,7 @@ async fn what_falls_due_above_the_bound_is_counted_and_not_sent() {
         }
     })
     .await;
-    let plan = Plan {
-        pacing: Pacing::Open {
-            rate_per_s: 1_000,
-            max_in_flight: 3,
-        },
-        ..open(&server, 1_000, 20)
-    };
+    let plan = Plan { pacing: Pacing::Open { rate_per_s: 1_000, max_in_flight: 3 }, ..open(&server, 1_000, 20) };
     let control = Control::default();
     let release = async {
         until(|| control.progress().unsent == 17).await;
@@ -606,22 +502,11 @@ async fn held(pacing: Pacing) -> (Server, Arc<Semaphore>, Plan) {
         async move { gate.acquire().await.unwrap().forget() }
     })
     .await;
-    let plan = Plan {
-        pacing,
-        connections: Connections::Shared,
-        requests: Some(1_000_000),
-        ..server.plan()
-    };
+    let plan = Plan { pacing, connections: Connections::Shared, requests: Some(1_000_000), ..server.plan() };
     (server, gate, plan)
 }
 
-const BOTH_LOOPS: [Pacing; 2] = [
-    Pacing::Closed { concurrency: 4 },
-    Pacing::Open {
-        rate_per_s: 100,
-        max_in_flight: 4,
-    },
-];
+const BOTH_LOOPS: [Pacing; 2] = [Pacing::Closed { concurrency: 4 }, Pacing::Open { rate_per_s: 100, max_in_flight: 4 }];
 
 #[tokio::test]
 async fn a_stop_waits_for_the_answers_that_are_on_their_way() {
@@ -636,11 +521,7 @@ async fn a_stop_waits_for_the_answers_that_are_on_their_way() {
         let (report, ()) = tokio::join!(load::run(&plan, &control), stop);
         let report = report.unwrap();
         assert_eq!(report.ended_by, EndedBy::Signal);
-        assert_eq!(
-            (count(&report, 200), report.unfinished),
-            (4, 0),
-            "{pacing:?}"
-        );
+        assert_eq!((count(&report, 200), report.unfinished), (4, 0), "{pacing:?}");
     }
 }
 
@@ -678,20 +559,10 @@ async fn dropping_a_run_ends_its_requests() {
 
 #[tokio::test]
 async fn the_guard_stops_a_run_that_goes_wrong() {
-    let server = Server::start(async |number, _| {
-        if number < 200 {
-            StatusCode::OK
-        } else {
-            StatusCode::INTERNAL_SERVER_ERROR
-        }
-    })
-    .await;
-    let report = run(&Plan {
-        requests: Some(1_000_000),
-        fail_above_errors: Some(50.0),
-        ..server.plan()
-    })
-    .await;
+    let server =
+        Server::start(async |number, _| if number < 200 { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR })
+            .await;
+    let report = run(&Plan { requests: Some(1_000_000), fail_above_errors: Some(50.0), ..server.plan() }).await;
     assert_eq!(report.ended_by, EndedBy::Guard);
     assert!(report.guard_tripped);
     // The first share above a half: 201 of 401.
@@ -701,12 +572,7 @@ async fn the_guard_stops_a_run_that_goes_wrong() {
 #[tokio::test]
 async fn the_guard_lets_few_requests_finish_and_judges_them_at_the_end() {
     let server = Server::start(async |_, _| StatusCode::INTERNAL_SERVER_ERROR).await;
-    let report = run(&Plan {
-        requests: Some(10),
-        fail_above_errors: Some(99.0),
-        ..server.plan()
-    })
-    .await;
+    let report = run(&Plan { requests: Some(10), fail_above_errors: Some(99.0), ..server.plan() }).await;
     assert_eq!((report.requests, report.ended_by), (10, EndedBy::Requests));
     assert!(report.guard_tripped);
 }
@@ -714,10 +580,7 @@ async fn the_guard_lets_few_requests_finish_and_judges_them_at_the_end() {
 #[tokio::test]
 async fn a_faulty_plan_sends_nothing() {
     let server = Server::start(async |_, _| "fine").await;
-    let plan = Plan {
-        requests: None,
-        ..server.plan()
-    };
+    let plan = Plan { requests: None, ..server.plan() };
     assert!(load::run(&plan, &Control::default()).await.is_err());
     assert_eq!(server.connections(), 0);
 }
@@ -774,18 +637,9 @@ async fn bad_usage_ends_with_2_and_a_reason() {
     for (args, reason) in [
         (&["https://127.0.0.1/"][..], "only http"),
         (&["http://127.0.0.1:1/", "-c", "0"], "concurrency: 0"),
-        (
-            &["http://127.0.0.1:1/", "--connections", "own", "-r", "1"],
-            "no workers",
-        ),
-        (
-            &["http://127.0.0.1:1/", "--body-file", "/does/not/exist"],
-            "/does/not/exist",
-        ),
-        (
-            &["http://127.0.0.1:1/", "-c", "1", "-r", "1"],
-            "cannot be used with",
-        ),
+        (&["http://127.0.0.1:1/", "--connections", "own", "-r", "1"], "no workers"),
+        (&["http://127.0.0.1:1/", "--body-file", "/does/not/exist"], "/does/not/exist"),
+        (&["http://127.0.0.1:1/", "-c", "1", "-r", "1"], "cannot be used with"),
     ] {
         let output = load(args).await;
         assert_eq!(output.status.code(), Some(2), "{args:?}: {output:?}");
@@ -799,15 +653,10 @@ async fn sigterm_and_ctrl_c_stop_early_with_a_report() {
     for signal in ["TERM", "INT"] {
         let server = Server::start(async |_, _| "fine").await;
         let url = server.plan().url;
-        let child = command(&[url.as_str(), "-d", "1h", "-o", "json"])
-            .spawn()
-            .unwrap();
+        let child = command(&[url.as_str(), "-d", "1h", "-o", "json"]).spawn().unwrap();
         until(|| server.hits() > 0).await;
         let pid = child.id().unwrap().to_string();
-        let sent = Command::new("kill")
-            .args(["-s", signal, &pid])
-            .status()
-            .await;
+        let sent = Command::new("kill").args(["-s", signal, &pid]).status().await;
         assert!(sent.unwrap().success());
         let output = child.wait_with_output().await.unwrap();
         assert_eq!(output.status.code(), Some(0), "{output:?}");

@@ -5,6 +5,7 @@
 
 pub mod conditions;
 mod duration;
+mod metadata;
 pub mod schema;
 pub mod v1alpha1;
 pub mod warnings;

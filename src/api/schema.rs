@@ -12,7 +12,8 @@ use kube::{CustomResourceExt, core::cel};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::Resilience;
+use super::{Resilience, metadata};
+use crate::names;
 
 /// One fault of an object: where, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -63,6 +64,10 @@ fn tidy(schema: &mut Map<String, Value>) {
     {
         schema.remove("format");
     }
+    // Lines of a comment are no lines of a text; paragraphs are.
+    if let Some(Value::String(text)) = schema.get_mut("description") {
+        *text = text.split("\n\n").map(|part| part.replace('\n', " ")).collect::<Vec<_>>().join("\n\n");
+    }
 }
 
 /// The CRD as JSON, as `crds/resilience.yaml` holds it. Bounds are whole numbers there, which the
@@ -106,6 +111,7 @@ fn for_each_schema(schema: &mut Value, visit: &mut impl FnMut(&mut Map<String, V
 
 /// The two halves of the CRD's rules, compiled once.
 struct Rules {
+    schema: Value,
     structure: Result<jsonschema::Validator, String>,
     cel: cel::CompiledSchema,
 }
@@ -140,8 +146,59 @@ static RULES: LazyLock<Rules> = LazyLock::new(|| {
     }
     let structure =
         jsonschema::options().with_draft(jsonschema::Draft::Draft7).build(&schema).map_err(|error| error.to_string());
-    Rules { structure, cel }
+    Rules { schema, structure, cel }
 });
+
+/// Takes one object as the API server would: what it would drop is dropped, every fault is told.
+///
+/// # Errors
+/// Every fault of type, metadata and spec, sorted by path.
+pub fn decode(object: &Value) -> Result<Resilience, Vec<Violation>> {
+    let mut object = object.clone();
+    // `kubectl get -o yaml` prints it, and a write to the object ignores it.
+    if let Value::Object(root) = &mut object {
+        root.remove("status");
+    }
+    drop_nulls(&mut object, &RULES.schema);
+    let mut found: Vec<Violation> = [("apiVersion", names::API_VERSION), ("kind", names::KIND)]
+        .into_iter()
+        .filter(|(key, want)| object.get(key).and_then(Value::as_str) != Some(want))
+        .map(|(key, want)| Violation::new(key, format!("must be {want}")))
+        .collect();
+    found.extend(metadata::faults(&object));
+    found.extend(faults(&object));
+    if found.is_empty() {
+        return serde_json::from_value(object).map_err(|error| vec![Violation::new("", error.to_string())]);
+    }
+    found.sort();
+    found.dedup();
+    Err(found)
+}
+
+/// Drops what the API server drops before it looks: `null` in a field that has a type, as in
+/// `limits:` with nothing behind it. In a list `null` is an entry, and stays. (So it does with a
+/// create, an update and a client-side apply; a server-side apply refuses such a `null`.)
+fn drop_nulls(value: &mut Value, schema: &Value) {
+    match value {
+        Value::Object(map) => {
+            let Some(Value::Object(properties)) = schema.get("properties") else { return };
+            map.retain(|key, value| !(value.is_null() && properties.contains_key(key)));
+            for (key, inner) in map {
+                if let Some(property) = properties.get(key) {
+                    drop_nulls(inner, property);
+                }
+            }
+        }
+        Value::Array(list) => {
+            if let Some(items) = schema.get("items") {
+                for inner in list {
+                    drop_nulls(inner, items);
+                }
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
 
 /// Every fault that the API server would find in `object` by the CRD alone; sorted by path.
 ///
@@ -150,7 +207,7 @@ static RULES: LazyLock<Rules> = LazyLock::new(|| {
 pub fn faults(object: &Value) -> Vec<Violation> {
     let rules = &*RULES;
     let mut found: Vec<Violation> = match &rules.structure {
-        Ok(structure) => structure.iter_errors(object).flat_map(|error| explain(&error)).collect(),
+        Ok(structure) => structural_faults(structure, object),
         Err(broken) => vec![Violation::new("", format!("the built-in schema does not compile: {broken}"))],
     };
     if found.is_empty()
@@ -161,6 +218,22 @@ pub fn faults(object: &Value) -> Vec<Violation> {
     found.sort();
     found.dedup();
     found
+}
+
+/// Faults of structure, one cause told once: a value of the wrong type is not also no word of a list,
+/// and a text of the wrong length not also against its pattern.
+fn structural_faults(structure: &jsonschema::Validator, object: &Value) -> Vec<Violation> {
+    let rank = |kind: &ValidationErrorKind| match kind {
+        ValidationErrorKind::Type { .. } => 0,
+        ValidationErrorKind::MinLength { .. } | ValidationErrorKind::MaxLength { .. } => 1,
+        _ => 2,
+    };
+    let errors: Vec<_> = structure.iter_errors(object).collect();
+    let worse = |error: &jsonschema::ValidationError<'_>| {
+        let same_place = errors.iter().filter(|other| other.instance_path() == error.instance_path());
+        same_place.map(|other| rank(other.kind())).min() < Some(rank(error.kind()))
+    };
+    errors.iter().filter(|error| !worse(error)).flat_map(explain).collect()
 }
 
 /// Our words for a fault that the structural schema found.

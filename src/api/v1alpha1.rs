@@ -26,6 +26,7 @@ use super::{Duration, warnings::Code};
     category = "istio-policies",
     namespaced,
     derive = "PartialEq",
+    doc = "Circuit breaking for one Service, generated for Istio as DestinationRule and VirtualService.",
     status = "ResilienceStatus",
     printcolumn(name = "Target", type_ = "string", json_path = ".spec.targetRefs[0].name"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),

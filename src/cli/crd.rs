@@ -2,6 +2,7 @@
 
 use std::{io, process::ExitCode};
 
+use super::yaml;
 use crate::api::schema;
 
 /// Print the custom resource definition, as crds/resilience.yaml holds it.
@@ -14,6 +15,6 @@ pub struct Args {}
 /// If standard output cannot be written to.
 pub fn run(Args {}: &Args, out: &mut impl io::Write) -> anyhow::Result<ExitCode> {
     writeln!(out, "# Printed by `resilience-operator crd`. Not edited by hand: a test compares.")?;
-    out.write_all(serde_saphyr::to_string(&schema::crd_json())?.as_bytes())?;
+    out.write_all(yaml::print(&schema::crd_json())?.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }

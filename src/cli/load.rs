@@ -102,7 +102,12 @@ const DEFAULT_MOST_IN_FLIGHT: u64 = 1_000;
 ///
 /// # Errors
 /// The HTTP client cannot be made, standard output cannot be written.
-pub async fn run(args: LoadArgs) -> anyhow::Result<ExitCode> {
+pub fn run(args: LoadArgs) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(send(args))
+}
+
+async fn send(args: LoadArgs) -> anyhow::Result<ExitCode> {
     let output = args.output;
     let plan = match plan(args) {
         Ok(plan) => plan,
@@ -121,11 +126,7 @@ pub async fn run(args: LoadArgs) -> anyhow::Result<ExitCode> {
         never = show_progress(&control, io::stderr().is_terminal()) => never,
     };
     print(&report, output)?;
-    Ok(if report.guard_tripped {
-        ExitCode::from(1)
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(if report.guard_tripped { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
 /// The plan that was asked for, or every fault of it.
@@ -138,27 +139,16 @@ fn plan(args: LoadArgs) -> Result<Plan, Vec<String>> {
         }
         (None, None) => Vec::new(),
     };
-    let pacing = args.rate.map_or(
-        Pacing::Closed {
-            concurrency: args.concurrency,
-        },
-        |rate_per_s| Pacing::Open {
-            rate_per_s,
-            max_in_flight: args
-                .max_in_flight
-                .unwrap_or_else(|| max_in_flight(rate_per_s, args.timeout)),
-        },
-    );
+    let pacing = args.rate.map_or(Pacing::Closed { concurrency: args.concurrency }, |rate_per_s| Pacing::Open {
+        rate_per_s,
+        max_in_flight: args.max_in_flight.unwrap_or_else(|| max_in_flight(rate_per_s, args.timeout)),
+    });
     let connections = match (args.connections, pacing) {
         (Some(ConnectionsArg::Own), _) | (None, Pacing::Closed { .. }) => Connections::Own,
         (Some(ConnectionsArg::Shared), _) | (None, Pacing::Open { .. }) => Connections::Shared,
         (Some(ConnectionsArg::Fresh), _) => Connections::Fresh,
     };
-    let default_method = if body.is_empty() {
-        Method::GET
-    } else {
-        Method::POST
-    };
+    let default_method = if body.is_empty() { Method::GET } else { Method::POST };
     let mut headers = HeaderMap::new();
     for (name, value) in args.headers {
         headers.append(name, value);
@@ -169,54 +159,29 @@ fn plan(args: LoadArgs) -> Result<Plan, Vec<String>> {
         method: args.method.unwrap_or(default_method),
         headers,
         body,
-        protocol: if args.http2 {
-            Protocol::Http2
-        } else {
-            Protocol::Http1
-        },
+        protocol: if args.http2 { Protocol::Http2 } else { Protocol::Http1 },
         timeout: args.timeout,
         pacing,
         connections,
         requests: args.requests,
-        duration: if unbounded {
-            Some(DEFAULT_DURATION)
-        } else {
-            args.duration
-        },
+        duration: if unbounded { Some(DEFAULT_DURATION) } else { args.duration },
         fail_above_errors: args.fail_above_errors,
     };
     let faults = plan.faults();
-    if faults.is_empty() {
-        Ok(plan)
-    } else {
-        Err(faults.iter().map(ToString::to_string).collect())
-    }
+    if faults.is_empty() { Ok(plan) } else { Err(faults.iter().map(ToString::to_string).collect()) }
 }
 
 /// As many as can be waiting when the server answers nothing: then none has to stay unsent.
 fn max_in_flight(rate_per_s: u32, timeout: Duration) -> usize {
-    let due = timeout
-        .as_millis()
-        .saturating_mul(u128::from(rate_per_s))
-        .div_ceil(1_000);
-    let most = u64::try_from(due)
-        .unwrap_or(u64::MAX)
-        .clamp(1, DEFAULT_MOST_IN_FLIGHT);
+    let due = timeout.as_millis().saturating_mul(u128::from(rate_per_s)).div_ceil(1_000);
+    let most = u64::try_from(due).unwrap_or(u64::MAX).clamp(1, DEFAULT_MOST_IN_FLIGHT);
     usize::try_from(most).unwrap_or(1)
 }
 
 fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let (name, value) = text
-        .split_once(':')
-        .ok_or("not of the form 'Name: value'")?;
-    let name = name
-        .trim()
-        .parse()
-        .map_err(|error| format!("name: {error}"))?;
-    let value = value
-        .trim()
-        .parse()
-        .map_err(|error| format!("value: {error}"))?;
+    let (name, value) = text.split_once(':').ok_or("not of the form 'Name: value'")?;
+    let name = name.trim().parse().map_err(|error| format!("name: {error}"))?;
+    let value = value.trim().parse().map_err(|error| format!("value: {error}"))?;
     Ok((name, value))
 }
 
@@ -234,10 +199,7 @@ async fn stop_on_signals<T>(control: &Control) -> anyhow::Result<T> {
         if first {
             control.stop();
             let now = control.progress();
-            eprintln!(
-                "\rstopping; {} in flight, once more to give them up",
-                now.issued - now.finished
-            );
+            eprintln!("\rstopping; {} in flight, once more to give them up", now.issued - now.finished);
         } else {
             control.abandon();
         }
@@ -280,10 +242,7 @@ fn print(report: &Report, output: Output) -> anyhow::Result<()> {
         Output::Json => serde_json::to_string_pretty(report)? + "\n",
         Output::Table => render::table(report, colour(stdout.is_terminal())),
     };
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         // `load … | head -1` is a fair thing to do.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         done => done.context("standard output"),
@@ -319,15 +278,9 @@ mod tests {
     fn without_options_it_is_one_worker_for_ten_seconds() {
         let plan = parse(&[]);
         assert_eq!(plan.pacing, Pacing::Closed { concurrency: 1 });
-        assert_eq!(
-            (plan.requests, plan.duration),
-            (None, Some(Duration::from_secs(10)))
-        );
+        assert_eq!((plan.requests, plan.duration), (None, Some(Duration::from_secs(10))));
         assert_eq!(plan.connections, Connections::Own);
-        assert_eq!(
-            (plan.method.clone(), plan.protocol),
-            (Method::GET, Protocol::Http1)
-        );
+        assert_eq!((plan.method.clone(), plan.protocol), (Method::GET, Protocol::Http1));
         assert_eq!(plan.faults(), []);
     }
 
@@ -340,22 +293,10 @@ mod tests {
     #[test]
     fn a_rate_makes_it_an_open_loop_with_room_for_a_whole_timeout() {
         let plan = parse(&["--rate", "50", "--timeout", "2s"]);
-        assert_eq!(
-            plan.pacing,
-            Pacing::Open {
-                rate_per_s: 50,
-                max_in_flight: 100
-            }
-        );
+        assert_eq!(plan.pacing, Pacing::Open { rate_per_s: 50, max_in_flight: 100 });
         assert_eq!(plan.connections, Connections::Shared);
         let fast = parse(&["--rate", "5000"]);
-        assert_eq!(
-            fast.pacing,
-            Pacing::Open {
-                rate_per_s: 5000,
-                max_in_flight: 1000
-            }
-        );
+        assert_eq!(fast.pacing, Pacing::Open { rate_per_s: 5000, max_in_flight: 1000 });
     }
 
     #[test]

@@ -1,16 +1,36 @@
 //! The command line: one file a subcommand; each reads, calls the library, prints.
+//!
+//! In: arguments, files, standard input. Out: standard output, standard error, an exit code:
+//! 0 done, 1 the answer is no, 2 the question could not be answered. Decides nothing: what `render`
+//! and `validate` say is what the operator's own functions say.
 
+pub mod completion;
 pub mod crd;
+pub mod input;
+mod io;
+pub mod load;
+pub mod render;
 pub mod run;
+pub mod validate;
+pub mod world;
+pub mod yaml;
 
-use std::{ffi::OsString, io, process::ExitCode};
+use std::{ffi::OsString, io::Write as _, path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+pub use io::{Io, Paint, Tone};
+
+use crate::{names, validate::Settings};
+use world::World;
 
 /// Circuit breaking for a Service, declared once, generated for Istio.
 #[derive(Debug, Parser)]
 #[command(name = "resilience-operator", version, propagate_version = true)]
 struct Cli {
+    /// Say more, such as which objects were passed over.
+    #[arg(short, long, global = true)]
+    verbose: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -18,18 +38,113 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
+    Render(render::Args),
+    Validate(validate::Args),
+    Load(load::LoadArgs),
     Crd(crd::Args),
+    Completion(completion::Args),
 }
 
 /// Runs the command line `args`, the program's name first.
 #[must_use]
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let result = match Cli::parse_from(args).command {
-        Command::Run(args) => run::run(args),
-        Command::Crd(args) => crd::run(&args, &mut io::stdout()),
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match parse(&args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way as well, with exit code 0.
+            let _closed_pipe = error.print();
+            return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
+        }
     };
-    result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        ExitCode::from(2)
-    })
+    let mut io = Io::of_process(cli.verbose);
+    let result = match cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Load(args) => load::run(args),
+        Command::Render(args) => render::run(&args, &mut io),
+        Command::Validate(args) => validate::run(&args, &mut io),
+        Command::Crd(args) => crd::run(&args, &mut io.out),
+        Command::Completion(args) => completion::run(&args, &mut io.out),
+    };
+    match result.and_then(|code| Ok(io.out.flush().map(|()| code)?)) {
+        Ok(code) => code,
+        // Whoever closed the pipe, as `head` does, has seen enough.
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            io.error(&format!("{error:#}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// As `kubectl-resilience` the program is a plugin, and its help speaks of `kubectl resilience`.
+fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
+    let called = args.first().map(PathBuf::from).unwrap_or_default();
+    let plugin = called.file_stem().is_some_and(|stem| stem.to_string_lossy().starts_with("kubectl-"));
+    let command = if plugin { Cli::command().bin_name("kubectl resilience") } else { Cli::command() };
+    Cli::from_arg_matches(&command.try_get_matches_from(args)?)
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Which files to read, and how to take what they leave open.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Files {
+    /// A file, a folder with all below it, or - for standard input; YAML or JSON. May be repeated.
+    #[arg(short = 'f', long = "filename", required = true, value_name = "FILE")]
+    filenames: Vec<PathBuf>,
+    /// Where objects without a namespace belong.
+    #[arg(short, long, default_value = "default", value_parser = dns_label)]
+    namespace: String,
+    /// Endpoints of every target, whatever the files say.
+    #[arg(long, value_name = "N")]
+    endpoints: Option<u32>,
+    /// The cluster's domain; a wrong one makes every rule silently dead.
+    #[arg(long, default_value = names::DEFAULT_CLUSTER_DOMAIN, value_parser = dns_name)]
+    cluster_domain: String,
+}
+
+impl Files {
+    fn settings(&self) -> Settings {
+        Settings { cluster_domain: self.cluster_domain.clone() }
+    }
+
+    /// Reads all of them.
+    ///
+    /// # Errors
+    /// If one of them cannot be read, or if none holds a Resilience.
+    fn read(&self, io: &mut Io) -> anyhow::Result<World> {
+        let world = World::new(input::read(&self.filenames, &mut std::io::stdin()), &self.namespace);
+        for line in &world.passed_over {
+            io.note(&format!("passed over {line}"));
+        }
+        if let Some((last, before)) = world.unreadable.split_last() {
+            for line in before {
+                io.error(line);
+            }
+            anyhow::bail!("{last}");
+        }
+        if world.policies.is_empty() {
+            let names: Vec<String> = self.filenames.iter().map(|path| path.display().to_string()).collect();
+            anyhow::bail!("no Resilience in {}", names.join(", "));
+        }
+        Ok(world)
+    }
+}
+
+fn dns_label(text: &str) -> Result<String, String> {
+    let inner = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if inner && !text.is_empty() && text.len() <= 63 && !text.starts_with('-') && !text.ends_with('-') {
+        Ok(text.to_owned())
+    } else {
+        Err("at most 63 of a-z, 0-9 and -, with a letter or digit at both ends".to_owned())
+    }
+}
+
+fn dns_name(text: &str) -> Result<String, String> {
+    text.split('.').try_for_each(|part| dns_label(part).map(drop))?;
+    // A host of two labels of 63 and `.svc.` must stay below Istio's 255 characters.
+    if text.len() <= 122 { Ok(text.to_owned()) } else { Err("at most 122 characters".to_owned()) }
 }

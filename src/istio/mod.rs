@@ -8,11 +8,13 @@
 mod existing;
 mod hosts;
 mod ports;
+mod rules;
 mod written;
 
 pub use existing::{Existing, Kind};
 pub use hosts::resolve_host;
 pub use ports::{Protocol, port_protocol};
+pub use rules::{destination_rule_faults, virtual_service_faults};
 pub use written::{
     ConnectionPool, Destination, DestinationRule, DestinationRuleSpec, HttpPool, HttpRetry, HttpRoute, Metadata,
     OutlierDetection, PortMatch, PortSelector, RouteDestination, TcpPool, TrafficPolicy, VirtualService,

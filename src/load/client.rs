@@ -57,12 +57,7 @@ impl Sender {
             patient: plan.connections == Connections::Own && plan.protocol == Protocol::Http1,
         };
         let builder = Client::builder()
-            .user_agent(concat!(
-                env!("CARGO_PKG_NAME"),
-                "/",
-                env!("CARGO_PKG_VERSION"),
-                " (load)"
-            ))
+            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"), " (load)"))
             .no_proxy()
             .redirect(redirect::Policy::none())
             .referer(false)
@@ -83,12 +78,7 @@ impl Sender {
         if !plan.body.is_empty() {
             *request.body_mut() = Some(plan.body.clone().into());
         }
-        Ok(Self {
-            client,
-            request: Arc::new(request),
-            timeout: plan.timeout,
-            reusable,
-        })
+        Ok(Self { client, request: Arc::new(request), timeout: plan.timeout, reusable })
     }
 
     /// Sends one request and reads its answer to the end, within the timeout.
@@ -114,10 +104,7 @@ impl Sender {
         };
         let mut response = self.client.execute(request).await?;
         let status = response.status().as_u16();
-        let overloaded = response
-            .headers()
-            .get(OVERLOADED)
-            .is_some_and(|value| value == "true");
+        let overloaded = response.headers().get(OVERLOADED).is_some_and(|value| value == "true");
         let mut start = Vec::new();
         while let Some(chunk) = response.chunk().await? {
             *bytes += chunk.len() as u64;
@@ -127,19 +114,14 @@ impl Sender {
                 start.extend(chunk.iter().take(wanted));
             }
         }
-        self.reusable
-            .store(keeps_alive(&response), Ordering::Relaxed);
+        self.reusable.store(keeps_alive(&response), Ordering::Relaxed);
         Ok(Outcome::of_answer(status, overloaded, &start))
     }
 }
 
 fn keeps_alive(response: &Response) -> bool {
     response.version() >= Version::HTTP_11
-        && !response
-            .headers()
-            .get_all(CONNECTION)
-            .iter()
-            .any(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
+        && !response.headers().get_all(CONNECTION).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
 }
 
 /// What a failure of reqwest means, from the innermost cause that says something.
@@ -186,9 +168,7 @@ fn of_io(error: &io::Error) -> Option<ConnectionError> {
     Some(match error.kind() {
         Kind::TimedOut => return None,
         Kind::ConnectionRefused => ConnectionError::Refused,
-        Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe => {
-            ConnectionError::Reset
-        }
+        Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe => ConnectionError::Reset,
         Kind::UnexpectedEof => ConnectionError::Closed,
         Kind::HostUnreachable | Kind::NetworkUnreachable => ConnectionError::Unreachable,
         Kind::AddrNotAvailable | Kind::AddrInUse => ConnectionError::LocalResources,
@@ -210,10 +190,7 @@ impl<S> Layer<S> for Gate {
     type Service = Gated<S>;
 
     fn layer(&self, inner: S) -> Gated<S> {
-        Gated {
-            gate: self.clone(),
-            inner,
-        }
+        Gated { gate: self.clone(), inner }
     }
 }
 
@@ -274,19 +251,13 @@ mod tests {
             (Kind::BrokenPipe, Some(ConnectionError::Reset)),
             (Kind::UnexpectedEof, Some(ConnectionError::Closed)),
             (Kind::NetworkUnreachable, Some(ConnectionError::Unreachable)),
-            (
-                Kind::AddrNotAvailable,
-                Some(ConnectionError::LocalResources),
-            ),
+            (Kind::AddrNotAvailable, Some(ConnectionError::LocalResources)),
             (Kind::PermissionDenied, Some(ConnectionError::Other)),
             (Kind::TimedOut, None),
         ] {
             assert_eq!(of_io(&kind.into()), expected, "{kind:?}");
         }
         let too_many_files = io::Error::from_raw_os_error(24);
-        assert_eq!(
-            of_io(&too_many_files),
-            Some(ConnectionError::LocalResources)
-        );
+        assert_eq!(of_io(&too_many_files), Some(ConnectionError::LocalResources));
     }
 }

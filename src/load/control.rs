@@ -63,12 +63,7 @@ impl Control {
         // finished; and issued last, so never more finished than issued.
         let errors = self.inner.errors.load(Ordering::Acquire);
         let finished = self.inner.finished.load(Ordering::Acquire);
-        Progress {
-            finished,
-            errors,
-            issued: read(&self.inner.issued),
-            unsent: read(&self.inner.unsent),
-        }
+        Progress { finished, errors, issued: read(&self.inner.issued), unsent: read(&self.inner.unsent) }
     }
 
     /// Issues no further request, for this reason unless there is one already.
@@ -98,14 +93,8 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn new(
-        plan: &Plan,
-        control: &Control,
-        shards: usize,
-    ) -> Result<Self, CreationError> {
-        let recorders = (0..shards.max(1))
-            .map(|_| Recorder::new().map(Mutex::new))
-            .collect::<Result<_, _>>()?;
+    pub(super) fn new(plan: &Plan, control: &Control, shards: usize) -> Result<Self, CreationError> {
+        let recorders = (0..shards.max(1)).map(|_| Recorder::new().map(Mutex::new)).collect::<Result<_, _>>()?;
         Ok(Self {
             control: control.clone(),
             requests: plan.requests.unwrap_or(u64::MAX),
@@ -119,11 +108,9 @@ impl Run {
         if self.control.is_stopped() {
             return false;
         }
-        let issued = self.control.inner.issued.fetch_update(
-            Ordering::Relaxed,
-            Ordering::Relaxed,
-            |issued| (issued < self.requests).then_some(issued + 1),
-        );
+        let issued = self.control.inner.issued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |issued| {
+            (issued < self.requests).then_some(issued + 1)
+        });
         match issued {
             Ok(before) => {
                 if before + 1 == self.requests {
@@ -147,22 +134,13 @@ impl Run {
     }
 
     /// Whatever comes of `answer`, unless it is given up first.
-    pub(super) async fn unless_abandoned(
-        &self,
-        answer: impl Future<Output = Answer>,
-    ) -> Option<Answer> {
+    pub(super) async fn unless_abandoned(&self, answer: impl Future<Output = Answer>) -> Option<Answer> {
         self.control.inner.abandon.run_until_cancelled(answer).await
     }
 
     /// One request is finished: what came of it, how long it took from its (intended) start, and
     /// for an open loop how late it left. `shard` spreads the load; any number will do.
-    pub(super) fn finished(
-        &self,
-        shard: usize,
-        answer: Answer,
-        latency: Duration,
-        lag: Option<Duration>,
-    ) {
+    pub(super) fn finished(&self, shard: usize, answer: Answer, latency: Duration, lag: Option<Duration>) {
         if let Some(recorder) = self.recorders.get(shard % self.recorders.len()) {
             let mut recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
             recorder.record(answer.outcome, latency, answer.bytes);
@@ -182,9 +160,7 @@ impl Run {
             return;
         };
         let now = self.control.progress();
-        if now.finished + now.unsent >= GUARD_SAMPLE
-            && error_percent(now.finished, now.errors, now.unsent) > most
-        {
+        if now.finished + now.unsent >= GUARD_SAMPLE && error_percent(now.finished, now.errors, now.unsent) > most {
             self.control.end(EndedBy::Guard);
         }
     }

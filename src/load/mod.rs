@@ -66,10 +66,7 @@ pub async fn run(plan: &Plan, control: &Control) -> Result<Report, LoadError> {
     let start = Instant::now();
     match plan.pacing {
         Pacing::Closed { concurrency } => closed::drive(plan, concurrency, &run, &opened).await?,
-        Pacing::Open {
-            rate_per_s,
-            max_in_flight,
-        } => {
+        Pacing::Open { rate_per_s, max_in_flight } => {
             open::drive(plan, rate_per_s, max_in_flight, &run, &opened).await?;
         }
     }

@@ -26,11 +26,7 @@ pub(super) async fn drive(
     opened: &Arc<AtomicU64>,
 ) -> Result<(), LoadError> {
     let schedule = Schedule::new(rate_per_s, plan.requests, plan.duration);
-    let by = if plan.requests == Some(schedule.total()) {
-        EndedBy::Requests
-    } else {
-        EndedBy::Duration
-    };
+    let by = if plan.requests == Some(schedule.total()) { EndedBy::Requests } else { EndedBy::Duration };
     let slots = Arc::new(Semaphore::new(max_in_flight));
     let dispatcher = Dispatcher {
         schedule,
@@ -84,13 +80,7 @@ impl Dispatcher {
     }
 }
 
-async fn one(
-    number: usize,
-    intended: Instant,
-    slot: OwnedSemaphorePermit,
-    run: Arc<Run>,
-    sender: Sender,
-) {
+async fn one(number: usize, intended: Instant, slot: OwnedSemaphorePermit, run: Arc<Run>, sender: Sender) {
     let lag = intended.elapsed();
     if let Some(answer) = run.unless_abandoned(sender.send()).await {
         // From when it was due: what had to wait for its turn has waited for the server.

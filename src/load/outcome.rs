@@ -122,24 +122,9 @@ mod tests {
     #[test]
     fn a_503_is_told_apart_by_what_the_answer_says() {
         let cases = [
-            (
-                503,
-                true,
-                &b"upstream connect error"[..],
-                Outcome::Unavailable(Unavailable::Overloaded),
-            ),
-            (
-                503,
-                false,
-                b"no healthy upstream",
-                Outcome::Unavailable(Unavailable::NoHealthyUpstream),
-            ),
-            (
-                503,
-                false,
-                b"no healthy upstream!",
-                Outcome::Unavailable(Unavailable::Other),
-            ),
+            (503, true, &b"upstream connect error"[..], Outcome::Unavailable(Unavailable::Overloaded)),
+            (503, false, b"no healthy upstream", Outcome::Unavailable(Unavailable::NoHealthyUpstream)),
+            (503, false, b"no healthy upstream!", Outcome::Unavailable(Unavailable::Other)),
             (503, false, b"", Outcome::Unavailable(Unavailable::Other)),
             (200, true, b"", Outcome::Status(200)),
             (200, false, b"no healthy upstream", Outcome::Status(200)),

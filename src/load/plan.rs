@@ -150,16 +150,8 @@ impl Plan {
                 concurrency.to_string(),
                 format!("1 to {MAX_IN_FLIGHT}"),
             ),
-            Pacing::Open {
-                rate_per_s,
-                max_in_flight,
-            } => {
-                check(
-                    (1..=MAX_RATE).contains(&rate_per_s),
-                    "rate",
-                    rate_per_s.to_string(),
-                    format!("1 to {MAX_RATE}"),
-                );
+            Pacing::Open { rate_per_s, max_in_flight } => {
+                check((1..=MAX_RATE).contains(&rate_per_s), "rate", rate_per_s.to_string(), format!("1 to {MAX_RATE}"));
                 check(
                     (1..=MAX_IN_FLIGHT).contains(&max_in_flight),
                     "max-in-flight",
@@ -169,12 +161,7 @@ impl Plan {
             }
         }
         if let Some(requests) = self.requests {
-            check(
-                requests >= 1,
-                "requests",
-                requests.to_string(),
-                "1 and more".to_owned(),
-            );
+            check(requests >= 1, "requests", requests.to_string(), "1 and more".to_owned());
         }
         if let Some(duration) = self.duration {
             check(
@@ -185,12 +172,7 @@ impl Plan {
             );
         }
         if let Some(percent) = self.fail_above_errors {
-            check(
-                (0.0..=100.0).contains(&percent),
-                "fail-above-errors",
-                percent.to_string(),
-                "0 to 100".to_owned(),
-            );
+            check((0.0..=100.0).contains(&percent), "fail-above-errors", percent.to_string(), "0 to 100".to_owned());
         }
         if self.requests.is_none() && self.duration.is_none() {
             faults.push(PlanError::Unbounded);
@@ -233,10 +215,7 @@ pub(crate) mod tests {
         let faults = Plan {
             url: Url::parse("https://me:secret@127.0.0.1/").unwrap(),
             timeout: Duration::ZERO,
-            pacing: Pacing::Open {
-                rate_per_s: 0,
-                max_in_flight: MAX_IN_FLIGHT + 1,
-            },
+            pacing: Pacing::Open { rate_per_s: 0, max_in_flight: MAX_IN_FLIGHT + 1 },
             requests: Some(0),
             duration: Some(MAX_DURATION + Duration::from_nanos(1)),
             fail_above_errors: Some(100.1),
@@ -255,10 +234,7 @@ pub(crate) mod tests {
             "fail-above-errors: 100.1",
             "no workers",
         ] {
-            assert!(
-                told.iter().any(|fault| fault.contains(part)),
-                "{part:?} is missing in {told:#?}"
-            );
+            assert!(told.iter().any(|fault| fault.contains(part)), "{part:?} is missing in {told:#?}");
         }
         assert_eq!(told.len(), 9, "{told:#?}");
         assert!(told.iter().all(|fault| !fault.contains("secret")));
@@ -266,19 +242,13 @@ pub(crate) mod tests {
 
     #[test]
     fn a_plan_without_an_end_is_refused() {
-        let plan = Plan {
-            requests: None,
-            ..plan()
-        };
+        let plan = Plan { requests: None, ..plan() };
         assert_eq!(plan.faults(), [PlanError::Unbounded]);
     }
 
     #[test]
     fn a_share_that_is_not_a_number_is_refused() {
-        let plan = Plan {
-            fail_above_errors: Some(f64::NAN),
-            ..plan()
-        };
+        let plan = Plan { fail_above_errors: Some(f64::NAN), ..plan() };
         assert_eq!(plan.faults().len(), 1);
     }
 }

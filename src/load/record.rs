@@ -35,9 +35,7 @@ impl Latencies {
 
     /// Adds one latency; below 1 µs counts as 1 µs in the percentiles.
     pub fn record(&mut self, latency: Duration) {
-        let micros = u64::try_from(latency.as_micros())
-            .unwrap_or(u64::MAX)
-            .max(1);
+        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX).max(1);
         if self.histogram.record(micros).is_err() {
             // Only a value beyond all buckets gets here. Counted at the end of the scale.
             self.histogram.saturating_record(micros);
@@ -52,8 +50,7 @@ impl Latencies {
         if self.histogram.add(&other.histogram).is_err() {
             // Only without auto-resize, which every histogram of ours has.
             for step in other.histogram.iter_recorded() {
-                self.histogram
-                    .saturating_record_n(step.value_iterated_to(), step.count_at_value());
+                self.histogram.saturating_record_n(step.value_iterated_to(), step.count_at_value());
             }
         }
         self.min = self.min.min(other.min);
@@ -83,9 +80,7 @@ impl Latencies {
     #[must_use]
     pub fn mean(&self) -> Option<Duration> {
         let nanos = self.sum.as_nanos().checked_div(u128::from(self.count()))?;
-        Some(Duration::from_nanos(
-            u64::try_from(nanos).unwrap_or(u64::MAX),
-        ))
+        Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
     }
 
     /// The latency that this share (0 to 1) of all stayed within, if there is any.
@@ -114,22 +109,14 @@ impl Recorder {
     /// As [`Latencies::new`].
     pub fn new() -> Result<Self, CreationError> {
         let none = Latencies::new()?;
-        Ok(Self {
-            outcomes: BTreeMap::new(),
-            lag: none.clone(),
-            bytes: 0,
-            none,
-        })
+        Ok(Self { outcomes: BTreeMap::new(), lag: none.clone(), bytes: 0, none })
     }
 
     /// Adds one finished request: what came of it, how long it took from its start (the intended
     /// one, in an open loop), and the bytes of body that came back.
     pub fn record(&mut self, outcome: Outcome, latency: Duration, bytes: u64) {
         let none = &self.none;
-        self.outcomes
-            .entry(outcome)
-            .or_insert_with(|| none.clone())
-            .record(latency);
+        self.outcomes.entry(outcome).or_insert_with(|| none.clone()).record(latency);
         self.bytes += bytes;
     }
 
@@ -142,10 +129,7 @@ impl Recorder {
     pub fn merge(&mut self, other: &Self) {
         for (outcome, latencies) in &other.outcomes {
             let none = &self.none;
-            self.outcomes
-                .entry(*outcome)
-                .or_insert_with(|| none.clone())
-                .merge(latencies);
+            self.outcomes.entry(*outcome).or_insert_with(|| none.clone()).merge(latencies);
         }
         self.lag.merge(&other.lag);
         self.bytes += other.bytes;
@@ -153,9 +137,7 @@ impl Recorder {
 
     /// Latencies by outcome.
     pub fn outcomes(&self) -> impl Iterator<Item = (Outcome, &Latencies)> {
-        self.outcomes
-            .iter()
-            .map(|(outcome, latencies)| (*outcome, latencies))
+        self.outcomes.iter().map(|(outcome, latencies)| (*outcome, latencies))
     }
 
     /// The latencies of all outcomes that are asked for, together.
@@ -201,10 +183,7 @@ mod tests {
         }
         for (share, expected) in [(0.5, 500), (0.9, 900), (0.99, 990), (0.999, 999)] {
             let got = latencies.quantile(share).unwrap();
-            assert!(
-                got >= ms(expected) && got <= ms(expected).mul_f64(1.001),
-                "{share}: {got:?}"
-            );
+            assert!(got >= ms(expected) && got <= ms(expected).mul_f64(1.001), "{share}: {got:?}");
         }
         assert_eq!(latencies.min(), Some(ms(1)));
         assert_eq!(latencies.max(), Some(ms(1_000)));
@@ -215,10 +194,7 @@ mod tests {
     fn no_latency_at_all_has_no_percentiles() {
         let latencies = Latencies::new().unwrap();
         assert_eq!(latencies.quantile(0.5), None);
-        assert_eq!(
-            (latencies.min(), latencies.mean(), latencies.max()),
-            (None, None, None)
-        );
+        assert_eq!((latencies.min(), latencies.mean(), latencies.max()), (None, None, None));
     }
 
     #[test]
@@ -226,10 +202,7 @@ mod tests {
         let mut latencies = Latencies::new().unwrap();
         latencies.record(Duration::from_nanos(123_456_789));
         for share in [0.0, 0.5, 1.0] {
-            assert_eq!(
-                latencies.quantile(share),
-                Some(Duration::from_nanos(123_456_789))
-            );
+            assert_eq!(latencies.quantile(share), Some(Duration::from_nanos(123_456_789)));
         }
     }
 
@@ -251,11 +224,7 @@ mod tests {
         let seen: Vec<_> = recorder.outcomes().map(|(o, l)| (o, l.count())).collect();
         assert_eq!(
             seen,
-            [
-                (Outcome::Status(200), 1),
-                (Outcome::Timeout, 1),
-                (Outcome::Failed(ConnectionError::Reset), 1)
-            ]
+            [(Outcome::Status(200), 1), (Outcome::Timeout, 1), (Outcome::Failed(ConnectionError::Reset), 1)]
         );
         assert_eq!(recorder.bytes(), 15);
     }

@@ -38,10 +38,7 @@ fn heading(report: &Report) -> String {
     };
     let pacing = match report.pacing {
         PacingReport::Closed { concurrency } => format!("closed loop, concurrency {concurrency}"),
-        PacingReport::Open {
-            rate_per_s,
-            max_in_flight,
-        } => {
+        PacingReport::Open { rate_per_s, max_in_flight } => {
             format!("open loop, {rate_per_s}/s, at most {max_in_flight} in flight")
         }
     };
@@ -72,10 +69,7 @@ fn summary(report: &Report) -> String {
 fn notes(report: &Report) -> Vec<String> {
     let mut notes = Vec::new();
     if report.guard_tripped {
-        notes.push(format!(
-            "guard: {:.1} % errors is too many",
-            report.error_percent
-        ));
+        notes.push(format!("guard: {:.1} % errors is too many", report.error_percent));
     }
     if report.unsent > 0 {
         notes.push(format!(
@@ -84,17 +78,9 @@ fn notes(report: &Report) -> Vec<String> {
         ));
     }
     if report.unfinished > 0 {
-        notes.push(format!(
-            "{} unfinished: given up when told to stop",
-            report.unfinished
-        ));
+        notes.push(format!("{} unfinished: given up when told to stop", report.unfinished));
     }
-    if report
-        .connection_errors
-        .by_kind
-        .get(&ConnectionError::LocalResources)
-        > Some(&0)
-    {
+    if report.connection_errors.by_kind.get(&ConnectionError::LocalResources) > Some(&0) {
         notes.push("this machine ran out of ports or files: see `ulimit -n`".to_owned());
     }
     notes
@@ -110,11 +96,7 @@ impl Row {
     fn new(label: &str, group: &Group, colour: Option<&'static str>) -> Self {
         let mut cells = vec![group.count.to_string(), format!("{:.1}", group.percent)];
         cells.extend(latency_cells(group.latency));
-        Self {
-            label: label.to_owned(),
-            cells,
-            colour,
-        }
+        Self { label: label.to_owned(), cells, colour }
     }
 
     fn paint(&self, colour: bool) -> String {
@@ -124,20 +106,14 @@ impl Row {
         }
         let line = line.trim_end();
         // Only ever whole lines, so that escapes never shift a column.
-        self.colour
-            .map_or_else(|| line.to_owned(), |code| painted(line, code, colour))
+        self.colour.map_or_else(|| line.to_owned(), |code| painted(line, code, colour))
     }
 }
 
 fn rows(report: &Report) -> Vec<Row> {
-    let titles = [
-        "count", "%", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms",
-    ];
-    let mut rows = vec![Row {
-        label: "outcome".to_owned(),
-        cells: titles.map(str::to_owned).to_vec(),
-        colour: Some(BOLD),
-    }];
+    let titles = ["count", "%", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms"];
+    let mut rows =
+        vec![Row { label: "outcome".to_owned(), cells: titles.map(str::to_owned).to_vec(), colour: Some(BOLD) }];
     for (status, group) in &report.statuses {
         let colour = match status {
             ..400 => GREEN,
@@ -160,58 +136,31 @@ fn rows(report: &Report) -> Vec<Row> {
         rows.push(Row::new("timeout", &report.timeouts, Some(RED)));
     }
     if report.connection_errors.all.count > 0 {
-        rows.push(Row::new(
-            "connection errors",
-            &report.connection_errors.all,
-            Some(RED),
-        ));
-        for (kind, count) in report
-            .connection_errors
-            .by_kind
-            .iter()
-            .filter(|(_, count)| **count > 0)
-        {
-            rows.push(Row {
-                label: format!("  {}", kind.words()),
-                cells: vec![count.to_string()],
-                colour: None,
-            });
+        rows.push(Row::new("connection errors", &report.connection_errors.all, Some(RED)));
+        for (kind, count) in report.connection_errors.by_kind.iter().filter(|(_, count)| **count > 0) {
+            rows.push(Row { label: format!("  {}", kind.words()), cells: vec![count.to_string()], colour: None });
         }
     }
     let percent = if report.requests > 0 { 100.0 } else { 0.0 };
-    let all = Group {
-        count: report.requests,
-        percent,
-        latency: report.latency,
-    };
+    let all = Group { count: report.requests, percent, latency: report.latency };
     rows.push(Row::new("all", &all, Some(BOLD)));
     if let Some(lag) = report.start_lag {
         let mut cells = vec![String::new(), String::new()];
         cells.extend(latency_cells(Some(lag)));
-        rows.push(Row {
-            label: "of it: left late by".to_owned(),
-            cells,
-            colour: None,
-        });
+        rows.push(Row { label: "of it: left late by".to_owned(), cells, colour: None });
     }
     rows
 }
 
 fn latency_cells(latency: Option<Latency>) -> Vec<String> {
     match latency {
-        Some(l) => [l.p50_ms, l.p90_ms, l.p99_ms, l.p999_ms, l.max_ms]
-            .map(|ms| format!("{ms:.3}"))
-            .to_vec(),
+        Some(l) => [l.p50_ms, l.p90_ms, l.p99_ms, l.p999_ms, l.max_ms].map(|ms| format!("{ms:.3}")).to_vec(),
         None => vec!["-".to_owned(); 5],
     }
 }
 
 fn painted(text: &str, code: &str, colour: bool) -> String {
-    if colour {
-        format!("\x1b[{code}m{text}\x1b[0m")
-    } else {
-        text.to_owned()
-    }
+    if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
 }
 
 #[cfg(test)]
@@ -257,11 +206,7 @@ all                               10      100.0      3.001      6.003  10000.000
 
     #[test]
     fn what_was_not_sent_or_not_finished_is_said() {
-        let facts = RunFacts {
-            unsent: 7,
-            unfinished: 2,
-            ..facts()
-        };
+        let facts = RunFacts { unsent: 7, unfinished: 2, ..facts() };
         let text = table(&Report::new(&plan(), &recorder(), facts), false);
         assert!(text.contains("\n7 unsent: "), "{text}");
         assert!(text.contains("\n2 unfinished: "), "{text}");

@@ -69,11 +69,7 @@ pub struct Report {
 
 /// How requests followed each other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(
-    tag = "loop",
-    rename_all = "camelCase",
-    rename_all_fields = "snake_case"
-)]
+#[serde(tag = "loop", rename_all = "camelCase", rename_all_fields = "snake_case")]
 pub enum PacingReport {
     /// `"loop": "closed"`.
     Closed {
@@ -201,34 +197,22 @@ impl Report {
             .filter_map(|(outcome, _)| outcome.status())
             .map(|status| (status, group(&|outcome| outcome.status() == Some(status))))
             .collect();
-        let by_kind = ConnectionError::ALL.map(|kind| {
-            (
-                kind,
-                recorder.together(|o| o == Outcome::Failed(kind)).count(),
-            )
-        });
+        let by_kind =
+            ConnectionError::ALL.map(|kind| (kind, recorder.together(|o| o == Outcome::Failed(kind)).count()));
         Self {
             url: plan.url.to_string(),
             method: plan.method.to_string(),
             protocol: plan.protocol,
             pacing: match plan.pacing {
                 Pacing::Closed { concurrency } => PacingReport::Closed { concurrency },
-                Pacing::Open {
-                    rate_per_s,
-                    max_in_flight,
-                } => PacingReport::Open {
-                    rate_per_s,
-                    max_in_flight,
-                },
+                Pacing::Open { rate_per_s, max_in_flight } => PacingReport::Open { rate_per_s, max_in_flight },
             },
             connections: plan.connections,
             connections_opened: facts.connections_opened,
             timeout_ms: millis(plan.timeout),
             ended_by: facts.ended_by,
             guard_tripped: facts.ended_by == EndedBy::Guard
-                || plan
-                    .fail_above_errors
-                    .is_some_and(|most| error_percent > most),
+                || plan.fail_above_errors.is_some_and(|most| error_percent > most),
             elapsed_s: rounded(facts.elapsed.as_secs_f64()),
             requests,
             achieved_rate_per_s: per_second(requests, facts.elapsed),
@@ -264,11 +248,7 @@ pub fn error_percent(requests: u64, errors: u64, unsent: u64) -> f64 {
 // Counts stay far below 2^52, where an f64 still holds each of them.
 #[allow(clippy::cast_precision_loss)]
 fn share(part: u64, of: u64) -> f64 {
-    if of == 0 {
-        0.0
-    } else {
-        part as f64 / of as f64
-    }
+    if of == 0 { 0.0 } else { part as f64 / of as f64 }
 }
 
 fn percent(part: u64, of: u64) -> f64 {
@@ -278,11 +258,7 @@ fn percent(part: u64, of: u64) -> f64 {
 #[allow(clippy::cast_precision_loss)]
 fn per_second(count: u64, elapsed: Duration) -> f64 {
     let seconds = elapsed.as_secs_f64();
-    if seconds > 0.0 {
-        rounded(count as f64 / seconds)
-    } else {
-        0.0
-    }
+    if seconds > 0.0 { rounded(count as f64 / seconds) } else { 0.0 }
 }
 
 /// To three places: a report is read by people, too.
@@ -326,11 +302,7 @@ pub(crate) mod tests {
     fn every_request_is_in_exactly_one_place() {
         let report = Report::new(&plan(), &recorder(), facts());
         assert_eq!(report.requests, 10);
-        let placed = report
-            .statuses
-            .values()
-            .map(|group| group.count)
-            .sum::<u64>()
+        let placed = report.statuses.values().map(|group| group.count).sum::<u64>()
             + report.timeouts.count
             + report.connection_errors.all.count;
         assert_eq!(placed, report.requests);
@@ -339,14 +311,8 @@ pub(crate) mod tests {
         assert_eq!(report.unavailable_503.overloaded.count, 1);
         assert_eq!(report.unavailable_503.other.count, 1);
         assert_eq!(report.unavailable_503.no_healthy_upstream.count, 0);
-        assert_eq!(
-            report.connection_errors.by_kind[&ConnectionError::Refused],
-            1
-        );
-        assert_eq!(
-            report.connection_errors.by_kind.len(),
-            ConnectionError::ALL.len()
-        );
+        assert_eq!(report.connection_errors.by_kind[&ConnectionError::Refused], 1);
+        assert_eq!(report.connection_errors.by_kind.len(), ConnectionError::ALL.len());
         assert!((report.achieved_rate_per_s - 2.5).abs() < 1e-9);
         assert!((report.statuses[&200].percent - 60.0).abs() < 1e-9);
         assert_eq!(report.errors, 4);
@@ -363,31 +329,16 @@ pub(crate) mod tests {
 
     #[test]
     fn what_could_not_be_sent_counts_against_the_guard() {
-        let guarded = Plan {
-            fail_above_errors: Some(40.0),
-            ..plan()
-        };
-        assert!(
-            !Report::new(&guarded, &recorder(), facts()).guard_tripped,
-            "exactly at the limit"
-        );
-        let unsent = RunFacts {
-            unsent: 1,
-            ..facts()
-        };
+        let guarded = Plan { fail_above_errors: Some(40.0), ..plan() };
+        assert!(!Report::new(&guarded, &recorder(), facts()).guard_tripped, "exactly at the limit");
+        let unsent = RunFacts { unsent: 1, ..facts() };
         assert!(Report::new(&guarded, &recorder(), unsent).guard_tripped);
-        assert!(
-            !Report::new(&plan(), &recorder(), unsent).guard_tripped,
-            "no guard asked for"
-        );
+        assert!(!Report::new(&plan(), &recorder(), unsent).guard_tripped, "no guard asked for");
     }
 
     #[test]
     fn nothing_at_all_is_a_report_too() {
-        let facts = RunFacts {
-            elapsed: Duration::ZERO,
-            ..facts()
-        };
+        let facts = RunFacts { elapsed: Duration::ZERO, ..facts() };
         let report = Report::new(&plan(), &Recorder::new().unwrap(), facts);
         assert_eq!((report.requests, report.latency), (0, None));
         assert!(report.error_percent.abs() < 1e-9 && report.achieved_rate_per_s.abs() < 1e-9);
@@ -397,15 +348,7 @@ pub(crate) mod tests {
     #[test]
     fn the_names_in_the_json_are_these() {
         let json = serde_json::to_value(Report::new(&plan(), &recorder(), facts())).unwrap();
-        let keys = |value: &serde_json::Value| {
-            value
-                .as_object()
-                .unwrap()
-                .keys()
-                .cloned()
-                .collect::<Vec<_>>()
-                .join(" ")
-        };
+        let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
         assert_eq!(
             keys(&json),
             "achieved_rate_per_s connection_errors connections connections_opened elapsed_s \
@@ -413,28 +356,16 @@ pub(crate) mod tests {
              received_bytes requests start_lag statuses timeout_ms timeouts unavailable_503 \
              unfinished unsent url"
         );
-        assert_eq!(
-            keys(&json["latency"]),
-            "max_ms mean_ms min_ms p50_ms p90_ms p999_ms p99_ms"
-        );
+        assert_eq!(keys(&json["latency"]), "max_ms mean_ms min_ms p50_ms p90_ms p999_ms p99_ms");
         assert_eq!(keys(&json["statuses"]), "200 503");
         assert_eq!(keys(&json["statuses"]["200"]), "count latency percent");
-        assert_eq!(
-            keys(&json["unavailable_503"]),
-            "no_healthy_upstream other overloaded"
-        );
-        assert_eq!(
-            keys(&json["connection_errors"]),
-            "by_kind count latency percent"
-        );
+        assert_eq!(keys(&json["unavailable_503"]), "no_healthy_upstream other overloaded");
+        assert_eq!(keys(&json["connection_errors"]), "by_kind count latency percent");
         assert_eq!(
             keys(&json["connection_errors"]["by_kind"]),
             "closed local_resources lookup other protocol refused reset stream_reset unreachable"
         );
-        assert_eq!(
-            json["pacing"],
-            serde_json::json!({"loop": "closed", "concurrency": 3})
-        );
+        assert_eq!(json["pacing"], serde_json::json!({"loop": "closed", "concurrency": 3}));
         assert_eq!(json["protocol"], "http/1.1");
         assert_eq!(json["ended_by"], "requests");
         assert_eq!(json["start_lag"], serde_json::Value::Null);

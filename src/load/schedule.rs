@@ -31,11 +31,7 @@ impl Schedule {
             let due = (duration.as_nanos() * u128::from(rate_per_s)).div_ceil(NANOS_PER_S);
             u64::try_from(due).unwrap_or(u64::MAX)
         });
-        Self {
-            rate_per_s,
-            total: requests.unwrap_or(u64::MAX).min(within),
-            next: 0,
-        }
+        Self { rate_per_s, total: requests.unwrap_or(u64::MAX).min(within), next: 0 }
     }
 
     /// How many requests fall due in all.
@@ -87,14 +83,7 @@ mod tests {
         let late: Vec<_> = (0..6).map(|_| schedule.step(ms(60_000))).collect();
         assert_eq!(
             late,
-            [
-                Step::Send(ms(0)),
-                Step::Send(ms(1)),
-                Step::Send(ms(2)),
-                Step::Send(ms(3)),
-                Step::Send(ms(4)),
-                Step::Done
-            ]
+            [Step::Send(ms(0)), Step::Send(ms(1)), Step::Send(ms(2)), Step::Send(ms(3)), Step::Send(ms(4)), Step::Done]
         );
     }
 
@@ -108,11 +97,7 @@ mod tests {
             (1, Duration::from_nanos(1), 1),
             (1_000_000, Duration::from_hours(24), 86_400_000_000),
         ] {
-            assert_eq!(
-                Schedule::new(rate, None, Some(duration)).total(),
-                expected,
-                "{rate} for {duration:?}"
-            );
+            assert_eq!(Schedule::new(rate, None, Some(duration)).total(), expected, "{rate} for {duration:?}");
         }
     }
 

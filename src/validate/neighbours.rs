@@ -1,10 +1,11 @@
 //! Who else has the target, its host, or the names that we would use.
 
+use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::{Owner, Settings};
 use crate::{
-    api::{Resilience, TargetRef},
+    api::{Resilience, ResilienceSpec, TargetRef},
     istio::{Existing, Kind},
     names,
     observed::Rival,
@@ -19,15 +20,43 @@ pub(super) struct Neighbours {
     pub(super) ignored_rules: Vec<String>,
 }
 
+/// The kinds that a spec asks for: an object in the way of one that is not generated is in nobody's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wants {
+    /// Limits, ejection or a connect timeout.
+    pub(super) rule: bool,
+    /// A request timeout or retries.
+    pub(super) routes: bool,
+}
+
+impl Wants {
+    pub(super) fn of(spec: &ResilienceSpec) -> Self {
+        let timeouts = spec.timeouts.as_ref();
+        Self {
+            rule: spec.limits.is_some()
+                || spec.ejection.is_some()
+                || timeouts.is_some_and(|timeouts| timeouts.connect.is_some()),
+            routes: spec.retries.is_some() || timeouts.is_some_and(|timeouts| timeouts.request.is_some()),
+        }
+    }
+
+    const fn want(self, kind: Kind) -> bool {
+        match kind {
+            Kind::DestinationRule => self.rule,
+            Kind::VirtualService => self.routes,
+        }
+    }
+}
+
 /// The rival that wins against `resilience`: the oldest, then the first by name.
 pub(super) fn older_rival<'a>(resilience: &Resilience, rivals: &'a [Rival]) -> Option<&'a str> {
     let own_created = resilience.creation_timestamp().map(|time| time.0);
     let own_name = resilience.name_any();
-    let before = |rival: &&Rival| (rival.created, rival.name.as_str()) < (own_created, own_name.as_str());
+    let age = |rival: &'a Rival| by_age(rival.created, &rival.name);
     rivals
         .iter()
-        .filter(before)
-        .min_by_key(|rival| (rival.created, rival.name.as_str()))
+        .filter(|rival| age(rival) < by_age(own_created, &own_name))
+        .min_by_key(|rival| age(rival))
         .map(|rival| rival.name.as_str())
 }
 
@@ -39,12 +68,13 @@ pub(super) fn look(
     owner: &Owner,
     target: &TargetRef,
     host: &str,
+    wants: Wants,
     existing: &[Existing],
     settings: &Settings,
 ) -> Result<Neighbours, String> {
     let name = names::generated_name(&target.name);
     let (ours, others): (Vec<_>, Vec<_>) = existing.iter().partition(|object| is_ours(object, owner));
-    let others = others.into_iter().filter(|object| !object.deleting);
+    let others = others.into_iter().filter(|object| !object.deleting && wants.want(object.kind));
     let mut neighbours = Neighbours::default();
     for other in others {
         let whole = format!("{} {}/{}", other.kind, other.namespace, other.name);
@@ -86,5 +116,11 @@ pub(crate) fn is_ours(object: &Existing, owner: &Owner) -> bool {
 
 /// Which of two rules for one host counts: the older, then the first by name (measured M3).
 fn first(one: &Existing, other: &Existing) -> bool {
-    (one.created, &one.name) < (other.created, &other.name)
+    by_age(one.created, &one.name) < by_age(other.created, &other.name)
+}
+
+/// Sorts the older first, then by name. What has no age was never in a cluster, as in a file, and
+/// so is younger than all that was.
+fn by_age(created: Option<Timestamp>, name: &str) -> (bool, Option<Timestamp>, &str) {
+    (created.is_none(), created, name)
 }

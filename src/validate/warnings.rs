@@ -1,67 +1,23 @@
 //! What is legal but will surprise, with the numbers of now.
 
-use super::{Valid, neighbours::Neighbours};
+use super::{ResolvedEjection, ResolvedRetries, Valid, neighbours::Neighbours};
 use crate::{
     api::{PerClientLimits, RetryOn, Warning, warnings::Code},
     observed::{Discovery, ServiceView},
-    validate::ejectable,
+    validate::{ejectable, http_ports},
 };
 
 pub(super) fn warnings(valid: &Valid, service: Option<&ServiceView>, neighbours: &Neighbours) -> Vec<Warning> {
     let mut warnings = Vec::new();
     let mut warn = |code, message: String| warnings.push(Warning { code, message });
     if let Some(limits) = &valid.limits {
-        per_client(limits, valid, &mut warn);
+        per_client(limits, valid, service, &mut warn);
     }
-    if let Some(ejection) = &valid.ejection {
-        if let Some(endpoints) = valid.endpoints.filter(|endpoints| *endpoints > 0) {
-            let percent = ejection.max_percent;
-            match ejectable(endpoints, percent) {
-                0 => warn(
-                    Code::EjectsNone,
-                    format!(
-                        "maxPercent {percent} of {} ejects none: {}",
-                        count(endpoints),
-                        ejects_none_cure(endpoints)
-                    ),
-                ),
-                out if out == endpoints => warn(
-                    Code::EjectsAll,
-                    format!(
-                        "maxPercent {percent} of {} lets all be ejected: then every call gets 503 until one returns; {}",
-                        count(endpoints),
-                        ejects_all_cure(endpoints)
-                    ),
-                ),
-                _ => {}
-            }
-        }
-        if service.is_some_and(|service| service.discovery == Discovery::Headless) {
-            warn(
-                Code::HeadlessEjection,
-                "the Service is headless: clients pick the endpoint by address, so ejections are counted and change nothing; use a Service with a cluster IP".to_owned(),
-            );
-        }
+    if let Some(resolved) = &valid.ejection {
+        ejection(resolved, valid.endpoints, service, &mut warn);
     }
-    if let Some(retries) = valid.routes.as_ref().and_then(|routes| routes.retries.as_ref()) {
-        let repeats_timeouts = |on: &RetryOn| matches!(on, RetryOn::Reset | RetryOn::Http5xx | RetryOn::GatewayError);
-        if retries.per_try_timeout.is_some() && !retries.retry_on.iter().any(repeats_timeouts) {
-            warn(
-                Code::PerTryTimeoutNotRetried,
-                "a try that runs into perTryTimeout is not tried again, because retryOn has none of Reset, 5xx, GatewayError: it only shortens the call; add Reset if the calls may be repeated".to_owned(),
-            );
-        }
-        let repeats_503 = retries.retry_on.iter().any(|on| matches!(on, RetryOn::Http5xx | RetryOn::GatewayError))
-            || retries.status_codes.contains(&503);
-        if retries.attempts > 0 && repeats_503 && valid.limits.as_ref().is_some_and(limits_server) {
-            warn(
-                Code::RetriesAmplifyOverflow,
-                format!(
-                    "a server that refuses by its own limit answers 503, and 503 is tried again: up to {} tries per call when it is busiest; bound them with limits.perClient.concurrentRetries",
-                    retries.attempts + 1
-                ),
-            );
-        }
+    if let Some(resolved) = valid.routes.as_ref().and_then(|routes| routes.retries.as_ref()) {
+        retries(resolved, surplus(valid, service) == Some(Surplus::Refused), &mut warn);
     }
     if let Some(other) = &neighbours.routes_owner {
         warn(
@@ -83,8 +39,13 @@ pub(super) fn warnings(valid: &Valid, service: Option<&ServiceView>, neighbours:
     warnings
 }
 
-fn per_client(limits: &PerClientLimits, valid: &Valid, warn: &mut impl FnMut(Code, String)) {
-    if limits_server(limits) {
+fn per_client(
+    limits: &PerClientLimits,
+    valid: &Valid,
+    service: Option<&ServiceView>,
+    warn: &mut impl FnMut(Code, String),
+) {
+    if let Some(surplus) = surplus(valid, service) {
         let numbers = [
             ("connections", limits.connections),
             ("pendingRequests", limits.pending_requests),
@@ -93,32 +54,110 @@ fn per_client(limits: &PerClientLimits, valid: &Valid, warn: &mut impl FnMut(Cod
         let shared: Vec<String> =
             numbers.iter().filter_map(|(name, value)| value.map(|value| format!("{name} {value}"))).collect();
         let shared = shared.join(", ");
+        let fate = match surplus {
+            Surplus::Refused => "the surplus gets 503",
+            Surplus::Waits => "the surplus waits there",
+            Surplus::Closed => "the surplus is closed at once",
+        };
         warn(
             Code::PerClientLimitsServer,
             format!(
-                "Istio puts perClient on each server's own proxy too, where all clients share it: with N client proxies up to N × ({shared}) meet a server that takes {shared}, and the surplus gets 503 although each client keeps its limit"
+                "Istio puts perClient on each server's own proxy too, where all clients share it: with N client proxies up to N × ({shared}) meet a server that takes {shared}, and {fate} although each client keeps its limit"
             ),
         );
-        if valid.ejection.is_some() {
+        if valid.ejection.is_some() && surplus == Surplus::Refused {
             warn(
                 Code::PerClientLimitsEject,
                 "with ejection on, those 503 of a busy server count as its failures: clients eject healthy endpoints, and a limit becomes an outage".to_owned(),
             );
         }
     }
-    if limits.connections.is_some() && limits.pending_requests.is_none() {
+    if limits.connections.is_some() && limits.pending_requests.is_none() && speaks_http(service) {
         warn(
             Code::ConnectionsQueue,
-            "connections alone refuses nothing: surplus requests queue without bound; set pendingRequests as well"
+            "connections alone refuses no HTTP request: surplus ones queue without bound; set pendingRequests as well"
                 .to_owned(),
         );
     }
 }
 
-/// Whether a server's own proxy would refuse by these limits. `requestsPerConnection` and
-/// `concurrentRetries` refuse nothing there.
-fn limits_server(limits: &PerClientLimits) -> bool {
-    limits.pending_requests.is_some() || limits.active_requests.is_some() || limits.connections.is_some()
+fn ejection(
+    ejection: &ResolvedEjection,
+    endpoints: Option<u32>,
+    service: Option<&ServiceView>,
+    warn: &mut impl FnMut(Code, String),
+) {
+    let percent = ejection.max_percent;
+    if let Some(endpoints) = endpoints.filter(|endpoints| *endpoints > 0) {
+        let share = format!("maxPercent {percent} of {}", count(endpoints));
+        let out = ejectable(endpoints, percent);
+        if out == 0 {
+            warn(Code::EjectsNone, format!("{share} ejects none: {}", ejects_none_cure(endpoints)));
+        } else if out == endpoints {
+            warn(
+                Code::EjectsAll,
+                format!(
+                    "{share} lets all be ejected: then every call gets 503 until one returns; {}",
+                    ejects_all_cure(endpoints)
+                ),
+            );
+        }
+    }
+    if service.is_some_and(|service| service.discovery == Discovery::Headless) {
+        warn(
+            Code::HeadlessEjection,
+            "the Service is headless: clients pick the endpoint by address, so ejections are counted and change nothing; use a Service with a cluster IP".to_owned(),
+        );
+    }
+}
+
+fn retries(retries: &ResolvedRetries, server_refuses: bool, warn: &mut impl FnMut(Code, String)) {
+    let repeats_timeouts = |on: &RetryOn| matches!(on, RetryOn::Reset | RetryOn::Http5xx | RetryOn::GatewayError);
+    if retries.per_try_timeout.is_some() && !retries.retry_on.iter().any(repeats_timeouts) {
+        warn(
+            Code::PerTryTimeoutNotRetried,
+            "a try that runs into perTryTimeout is not tried again, because retryOn has none of Reset, 5xx, GatewayError: it only shortens the call; add Reset if the calls may be repeated".to_owned(),
+        );
+    }
+    let repeats_503 = retries.retry_on.iter().any(|on| matches!(on, RetryOn::Http5xx | RetryOn::GatewayError))
+        || retries.status_codes.contains(&503);
+    if retries.attempts > 0 && repeats_503 && server_refuses {
+        warn(
+            Code::RetriesAmplifyOverflow,
+            format!(
+                "a server that refuses by its own limit answers 503, and 503 is tried again: up to {} tries per call when it is busiest; bound them with limits.perClient.concurrentRetries",
+                retries.attempts + 1
+            ),
+        );
+    }
+}
+
+/// What becomes of what a server's own proxy does not take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Surplus {
+    /// 503 at once.
+    Refused,
+    /// Queued: `maxConnections` alone refuses no HTTP request (measured M6).
+    Waits,
+    /// The connection is closed (Envoy `tcp_proxy` checks `max_connections` first).
+    Closed,
+}
+
+/// `None` if the server's own proxy limits nothing: `requestsPerConnection` and `concurrentRetries`
+/// refuse nothing there, and `activeRequests` counts HTTP requests only.
+fn surplus(valid: &Valid, service: Option<&ServiceView>) -> Option<Surplus> {
+    let limits = valid.limits.as_ref()?;
+    if speaks_http(service) {
+        let refuses = limits.pending_requests.is_some() || limits.active_requests.is_some();
+        refuses.then_some(Surplus::Refused).or(limits.connections.map(|_| Surplus::Waits))
+    } else {
+        limits.connections.or(limits.pending_requests).map(|_| Surplus::Closed)
+    }
+}
+
+/// Whether a port of the Service carries HTTP, or may: not known counts as HTTP.
+fn speaks_http(service: Option<&ServiceView>) -> bool {
+    service.is_none_or(|service| !http_ports(service).is_empty())
 }
 
 fn count(endpoints: u32) -> String {

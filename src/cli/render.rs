@@ -1,0 +1,94 @@
+//! `render -f`: what the operator would generate, printed and not applied.
+
+use std::{io::Write, process::ExitCode};
+
+use serde_json::{Value, json};
+
+use super::{Files, Io, yaml};
+use crate::translate::translate;
+
+/// Print the Istio objects that the operator would generate.
+///
+/// Nothing is read but the files: give the Services too where timeouts.request or retries need
+/// their ports, and EndpointSlices (or --endpoints) where ejection.maxPercent follows the number of
+/// endpoints. What cannot be known is refused by name, never guessed; if one Resilience is refused,
+/// nothing is printed. Warnings go to standard error.
+///
+/// Exit codes: 0 done, 1 a Resilience is refused, 2 bad usage or unreadable files.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    files: Files,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Yaml)]
+    output: Format,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Format {
+    /// Documents with a line of --- between them.
+    Yaml,
+    /// One List.
+    Json,
+}
+
+/// Prints what would be generated.
+///
+/// # Errors
+/// If the files cannot be read or standard output cannot be written to.
+pub fn run(args: &Args, io: &mut Io) -> anyhow::Result<ExitCode> {
+    let world = args.files.read(io)?;
+    let settings = args.files.settings();
+    let mut objects = Vec::new();
+    let mut refused = false;
+    for policy in world.repeated() {
+        refused = true;
+        io.error(&format!(
+            "{}: Resilience {}/{} is in the files twice: keep one of the two",
+            policy.place, policy.namespace, policy.name
+        ));
+    }
+    for policy in &world.policies {
+        let whose = format!("{}: Resilience {}/{}", policy.place, policy.namespace, policy.name);
+        let verdict = world
+            .decide(policy, &settings, args.files.endpoints)
+            .and_then(|valid| if valid.unknowns.is_empty() { Ok(valid) } else { Err(valid.unknowns) });
+        match verdict {
+            Ok(valid) => {
+                for warning in &valid.warnings {
+                    io.warning(&format!("{whose}: {}: {}", warning.code, warning.message));
+                }
+                objects.extend(translate(&valid).objects().into_iter().map(|object| object.json));
+            }
+            Err(faults) => {
+                refused = true;
+                for fault in faults {
+                    io.error(&format!("{whose}: {fault}"));
+                }
+            }
+        }
+    }
+    if refused {
+        return Ok(ExitCode::FAILURE);
+    }
+    print(args.output, &objects, io)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(format: Format, objects: &[Value], io: &mut Io) -> anyhow::Result<()> {
+    match format {
+        Format::Yaml => {
+            for (index, object) in objects.iter().enumerate() {
+                if index > 0 {
+                    writeln!(io.out, "---")?;
+                }
+                io.out.write_all(yaml::print(object)?.as_bytes())?;
+            }
+        }
+        Format::Json => {
+            let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+            writeln!(io.out, "{list:#}")?;
+        }
+    }
+    Ok(())
+}

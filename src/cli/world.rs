@@ -1,0 +1,179 @@
+//! What files say of the world, in the form in which the operator observes a cluster.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::{
+    api::{core::v1::Service, discovery::v1::EndpointSlice},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::ResourceExt;
+use serde_json::{Value, json};
+
+use super::input::{Input, Object, Place};
+use crate::{
+    api::{
+        Resilience,
+        schema::{self, Violation},
+    },
+    istio::{Existing, Kind},
+    names,
+    observed::{Observed, Rival, Target, count_endpoints},
+    validate::{Refusal, Settings, Valid, validate},
+};
+
+/// One `Resilience` as it stands in a file.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Where.
+    pub place: Place,
+    /// Its namespace; that of the command line if it has none.
+    pub namespace: String,
+    /// Its name, or as much of it as there is.
+    pub name: String,
+    /// The object, or what the API server would refuse it for.
+    pub object: Result<Resilience, Vec<Violation>>,
+}
+
+/// Whether what is not in the files is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beyond {
+    /// It may be in the cluster: nothing is known of it.
+    Unknown,
+    /// The files are the whole cluster.
+    Nothing,
+}
+
+/// A namespace and a name.
+type Key = (String, String);
+
+/// All that matters of what was read.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// In the order in which they were read.
+    pub policies: Vec<Policy>,
+    /// Objects that are nothing to us; one line each.
+    pub passed_over: Vec<String>,
+    /// What could not be read, and why; one line each.
+    pub unreadable: Vec<String>,
+    services: BTreeMap<Key, Service>,
+    slices: BTreeMap<Key, Vec<EndpointSlice>>,
+    rules: Vec<Existing>,
+}
+
+impl World {
+    /// Sorts what was read. Objects without a namespace are taken to be in `namespace`, where an
+    /// apply would put them.
+    #[must_use]
+    pub fn new(input: Input, namespace: &str) -> Self {
+        let mut world = Self { unreadable: input.unreadable, passed_over: input.passed_over, ..Self::default() };
+        for mut object in input.objects {
+            if let Some(Value::Object(metadata)) = object.value.get_mut("metadata")
+                && metadata.get("namespace").is_none_or(Value::is_null)
+            {
+                metadata.insert("namespace".to_owned(), json!(namespace));
+            }
+            if let Err(why) = world.add(&object) {
+                world.unreadable.push(format!("{}: {why}", object.place));
+            }
+        }
+        world
+    }
+
+    fn add(&mut self, object: &Object) -> Result<(), String> {
+        let text = |pointer| object.value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let (namespace, name) = (text("/metadata/namespace").to_owned(), text("/metadata/name").to_owned());
+        let kind = text("/kind");
+        let group = text("/apiVersion").split_once('/').map_or("", |(group, _)| group);
+        let broken = |error: serde_json::Error| format!("{kind} {namespace}/{name}: {error}");
+        match (group, kind) {
+            // Also under a wrong version or a wrong kind: it is meant for us, and `decode` says so.
+            (names::GROUP, _) | (_, names::KIND) => self.policies.push(Policy {
+                place: object.place.clone(),
+                namespace,
+                name,
+                object: schema::decode(&object.value),
+            }),
+            ("", "Service") => {
+                let service = serde_json::from_value(object.value.clone()).map_err(broken)?;
+                self.services.insert((namespace, name), service);
+            }
+            ("discovery.k8s.io", "EndpointSlice") => {
+                let slice: EndpointSlice = serde_json::from_value(object.value.clone()).map_err(broken)?;
+                if let Some(service) = slice.labels().get("kubernetes.io/service-name").cloned() {
+                    self.slices.entry((namespace, service)).or_default().push(slice);
+                }
+            }
+            (names::ISTIO_GROUP, "DestinationRule") => {
+                self.rules.push(existing(Kind::DestinationRule, &object.value).map_err(broken)?);
+            }
+            (names::ISTIO_GROUP, "VirtualService") => {
+                self.rules.push(existing(Kind::VirtualService, &object.value).map_err(broken)?);
+            }
+            _ => self.passed_over.push(format!("{}: {kind} {namespace}/{name}", object.place)),
+        }
+        Ok(())
+    }
+
+    /// What the operator would observe of one policy if the files were its cluster.
+    #[must_use]
+    pub fn observe(&self, resilience: &Resilience, beyond: Beyond) -> Observed {
+        let namespace = resilience.namespace().unwrap_or_default();
+        let target = resilience.spec.target_refs.first().map(|target| target.name.clone()).unwrap_or_default();
+        let key = (namespace.clone(), target);
+        let slices = self.slices.get(&key);
+        let closed = beyond == Beyond::Nothing;
+        Observed {
+            target: match self.services.get(&key) {
+                Some(service) => Target::Found(service.into()),
+                None if closed => Target::Missing,
+                None => Target::Unknown,
+            },
+            endpoints: slices.map(count_endpoints).or(closed.then_some(0)),
+            rivals: self.rivals(resilience, &key),
+            existing: self.rules.iter().filter(|rule| rule.namespace == namespace).cloned().collect(),
+        }
+    }
+
+    fn rivals(&self, resilience: &Resilience, target: &Key) -> Vec<Rival> {
+        let others = self.policies.iter().filter_map(|policy| policy.object.as_ref().ok()).filter(|other| {
+            let same_target = other.spec.target_refs.first().is_some_and(|one| one.name == target.1);
+            same_target && other.namespace() == resilience.namespace() && other.name_any() != resilience.name_any()
+        });
+        let rivals = others
+            .map(|other| Rival { name: other.name_any(), created: other.creation_timestamp().map(|time| time.0) });
+        rivals.collect()
+    }
+
+    /// Names of policies that are in the files twice, at all their places but the first.
+    #[must_use]
+    pub fn repeated(&self) -> Vec<&Policy> {
+        let mut seen = BTreeSet::new();
+        self.policies.iter().filter(|policy| !seen.insert((&policy.namespace, &policy.name))).collect()
+    }
+
+    /// Decides about one policy as the operator would, by all that the files tell.
+    ///
+    /// # Errors
+    /// Every fault, with its path.
+    pub fn decide(
+        &self,
+        policy: &Policy,
+        settings: &Settings,
+        endpoints: Option<u32>,
+    ) -> Result<Valid, Vec<Violation>> {
+        let resilience = policy.object.as_ref().map_err(Clone::clone)?;
+        let mut observed = self.observe(resilience, Beyond::Unknown);
+        observed.endpoints = endpoints.or(observed.endpoints);
+        validate(resilience, &observed, settings).map_err(|refusal| match refusal {
+            Refusal::Invalid(violations) => violations,
+            Refusal::Conflicted(message) | Refusal::Superseded(message) | Refusal::TargetNotFound(message) => {
+                vec![Violation::new("spec.targetRefs[0]", message)]
+            }
+        })
+    }
+}
+
+fn existing(kind: Kind, value: &Value) -> serde_json::Result<Existing> {
+    let meta: ObjectMeta = serde_json::from_value(value.get("metadata").cloned().unwrap_or_default())?;
+    Ok(Existing::new(kind, &meta, value.get("spec").cloned().unwrap_or_default()))
+}
