@@ -154,9 +154,9 @@ pub fn validate(resilience: &Resilience, observed: &Observed, settings: &Setting
         return Err(Refusal::Invalid(violations));
     };
     let namespace = resilience.namespace().unwrap_or_default();
-    if let Some(winner) = neighbours::older_rival(resilience, &observed.rivals) {
+    if let Some((winner, why)) = neighbours::winner(resilience, &observed.rivals) {
         let conflict = format!(
-            "Resilience {winner} is older and has Service {}: one policy per Service; delete one of the two, or merge them",
+            "Resilience {winner}, {why}, has Service {}: one policy per Service; delete one of the two, or merge them",
             target.name
         );
         return Err(if violations.is_empty() { Refusal::Superseded(conflict) } else { Refusal::Invalid(violations) });

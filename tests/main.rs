@@ -1,3 +1,18 @@
 //! All integration tests, in one binary: one link of kube instead of many.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests may fail loudly, also in their helpers"
+)]
+
+mod border;
+mod cli;
+mod corpus;
+mod docs;
+mod generated;
+mod golden;
 mod load;
+mod properties;
+mod support;

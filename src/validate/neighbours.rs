@@ -48,16 +48,17 @@ impl Wants {
     }
 }
 
-/// The rival that wins against `resilience`: the oldest, then the first by name.
-pub(super) fn older_rival<'a>(resilience: &Resilience, rivals: &'a [Rival]) -> Option<&'a str> {
+/// The rival that wins against `resilience`, and why: the oldest, then the first by name.
+pub(super) fn winner<'a>(resilience: &Resilience, rivals: &'a [Rival]) -> Option<(&'a str, &'static str)> {
     let own_created = resilience.creation_timestamp().map(|time| time.0);
     let own_name = resilience.name_any();
     let age = |rival: &'a Rival| by_age(rival.created, &rival.name);
-    rivals
-        .iter()
-        .filter(|rival| age(rival) < by_age(own_created, &own_name))
-        .min_by_key(|rival| age(rival))
-        .map(|rival| rival.name.as_str())
+    rivals.iter().filter(|rival| age(rival) < by_age(own_created, &own_name)).min_by_key(|rival| age(rival)).map(
+        |rival| {
+            let why = if rival.created == own_created { "as old and first by name" } else { "older" };
+            (rival.name.as_str(), why)
+        },
+    )
 }
 
 /// Looks at what exists beside us.

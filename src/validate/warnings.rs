@@ -17,7 +17,8 @@ pub(super) fn warnings(valid: &Valid, service: Option<&ServiceView>, neighbours:
         ejection(resolved, valid.endpoints, service, &mut warn);
     }
     if let Some(resolved) = valid.routes.as_ref().and_then(|routes| routes.retries.as_ref()) {
-        retries(resolved, surplus(valid, service) == Some(Surplus::Refused), &mut warn);
+        let bounded = valid.limits.as_ref().is_some_and(|limits| limits.concurrent_retries.is_some());
+        retries(resolved, surplus(valid, service) == Some(Surplus::Refused) && !bounded, &mut warn);
     }
     if let Some(other) = &neighbours.routes_owner {
         warn(
@@ -111,7 +112,8 @@ fn ejection(
     }
 }
 
-fn retries(retries: &ResolvedRetries, server_refuses: bool, warn: &mut impl FnMut(Code, String)) {
+/// `amplified`: a server refuses by its own limit, and nothing bounds the retries under way.
+fn retries(retries: &ResolvedRetries, amplified: bool, warn: &mut impl FnMut(Code, String)) {
     let repeats_timeouts = |on: &RetryOn| matches!(on, RetryOn::Reset | RetryOn::Http5xx | RetryOn::GatewayError);
     if retries.per_try_timeout.is_some() && !retries.retry_on.iter().any(repeats_timeouts) {
         warn(
@@ -121,7 +123,7 @@ fn retries(retries: &ResolvedRetries, server_refuses: bool, warn: &mut impl FnMu
     }
     let repeats_503 = retries.retry_on.iter().any(|on| matches!(on, RetryOn::Http5xx | RetryOn::GatewayError))
         || retries.status_codes.contains(&503);
-    if retries.attempts > 0 && repeats_503 && server_refuses {
+    if retries.attempts > 0 && repeats_503 && amplified {
         warn(
             Code::RetriesAmplifyOverflow,
             format!(

@@ -1,0 +1,479 @@
+//! What holds for every legal policy, and what no input can do.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::ObjectMeta;
+use proptest::{collection, option, prelude::*, sample};
+use resilience_operator::{
+    api::{
+        Duration, Ejection, Limits, PerClientLimits, RETRIABLE_STATUS_CODES, Resilience, ResilienceSpec, Retries,
+        RetryOn, TargetKind, TargetRef, Timeouts,
+        schema::{decode, faults},
+    },
+    cli::yaml,
+    diff::{changes, diff, strip_patch},
+    istio::{Existing, Kind, Protocol, destination_rule_faults, virtual_service_faults},
+    names,
+    observed::{Discovery, Observed, PortView, ServiceView, Target},
+    translate::{Desired, DesiredObject, translate},
+    validate::{Owner, Settings, Valid, validate},
+};
+use serde_json::{Value, json};
+
+const UID: &str = "0b3f6c1e-0000-4000-8000-000000000001";
+
+fn duration() -> impl Strategy<Value = Duration> {
+    "([0-9]{1,5}(h|m|s|ms)){1,4}"
+        .prop_map(Duration::new)
+        .prop_filter("at least 1ms", |duration| duration.as_millis().is_some_and(|millis| millis > 0))
+}
+
+fn counter() -> impl Strategy<Value = Option<i32>> {
+    option::of(prop_oneof![Just(1), Just(i32::MAX), 1..i32::MAX])
+}
+
+fn detector() -> impl Strategy<Value = Option<u32>> {
+    option::of(prop_oneof![Just(0_u32), Just(2_147_483_647), 1..2_147_483_647_u32])
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    let fields = (counter(), counter(), counter(), counter(), counter());
+    fields.prop_filter_map("at least one limit", |numbers| {
+        let (connections, pending_requests, active_requests, requests_per_connection, concurrent_retries) = numbers;
+        let limits = PerClientLimits {
+            connections,
+            pending_requests,
+            active_requests,
+            requests_per_connection,
+            concurrent_retries,
+        };
+        (limits != PerClientLimits::default()).then_some(Limits { per_client: Some(limits) })
+    })
+}
+
+fn ejection() -> impl Strategy<Value = Ejection> {
+    let local = option::of(prop_oneof![Just(1), 1..2_147_483_647_u32]);
+    let fields = (
+        detector(),
+        detector(),
+        local,
+        option::of(duration()),
+        option::of(duration()),
+        option::of(prop_oneof![Just(1), Just(100), 1..=100_u32]),
+    );
+    fields.prop_filter_map("at least one detector on", |fields| {
+        let (consecutive_5xx, consecutive_gateway, consecutive_local_origin, interval, base_time, max_percent) = fields;
+        let on = consecutive_5xx.unwrap_or(0) > 0
+            || consecutive_gateway.unwrap_or(0) > 0
+            || consecutive_local_origin.is_some();
+        on.then_some(Ejection {
+            consecutive_5xx,
+            consecutive_gateway,
+            consecutive_local_origin,
+            interval,
+            base_time,
+            max_percent,
+        })
+    })
+}
+
+fn timeouts() -> impl Strategy<Value = Timeouts> {
+    (option::of(duration()), option::of(duration())).prop_filter_map("at least one timeout", |(connect, request)| {
+        (connect.is_some() || request.is_some()).then_some(Timeouts { connect, request })
+    })
+}
+
+fn retries() -> impl Strategy<Value = Retries> {
+    let words = [
+        RetryOn::ConnectFailure,
+        RetryOn::RefusedStream,
+        RetryOn::Reset,
+        RetryOn::ResetBeforeRequest,
+        RetryOn::Http5xx,
+        RetryOn::GatewayError,
+        RetryOn::Retriable4xx,
+        RetryOn::Cancelled,
+        RetryOn::DeadlineExceeded,
+        RetryOn::Internal,
+        RetryOn::ResourceExhausted,
+        RetryOn::Unavailable,
+    ];
+    let retry_on = option::of(sample::subsequence(words.to_vec(), 1..=words.len()).prop_shuffle());
+    let status_codes = option::of(sample::subsequence(RETRIABLE_STATUS_CODES.to_vec(), 1..=16).prop_shuffle());
+    let on = (1..=10_i32, retry_on, status_codes, option::of(duration()), option::of(duration())).prop_map(
+        |(attempts, retry_on, status_codes, per_try_timeout, backoff)| Retries {
+            attempts,
+            retry_on,
+            status_codes,
+            per_try_timeout,
+            backoff,
+        },
+    );
+    let off = Retries { attempts: 0, retry_on: None, status_codes: None, per_try_timeout: None, backoff: None };
+    prop_oneof![1 => Just(off), 4 => on]
+}
+
+prop_compose! {
+    fn spec()(
+        target in "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?",
+        limits in option::of(limits()),
+        ejection in option::of(ejection()),
+        timeouts in option::of(timeouts()),
+        retries in option::of(retries()),
+    ) -> ResilienceSpec {
+        let target = TargetRef { group: String::new(), kind: TargetKind::Service, name: target };
+        ResilienceSpec { target_refs: vec![target], limits, ejection, timeouts, retries }
+    }
+}
+
+fn is_legal(spec: &ResilienceSpec) -> bool {
+    let millis = |duration: Option<&Duration>| duration.and_then(Duration::as_millis);
+    let request = millis(spec.timeouts.as_ref().and_then(|timeouts| timeouts.request.as_ref()));
+    let per_try = millis(spec.retries.as_ref().and_then(|retries| retries.per_try_timeout.as_ref()));
+    let says_something =
+        spec.limits.is_some() || spec.ejection.is_some() || spec.timeouts.is_some() || spec.retries.is_some();
+    says_something && request.is_none_or(|request| per_try.is_none_or(|per_try| per_try < request))
+}
+
+prop_compose! {
+    /// A legal policy.
+    fn policy()(
+        spec in spec().prop_filter("legal", is_legal),
+        name in "[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?",
+        uid in option::of(Just(UID.to_owned())),
+    ) -> Resilience {
+        let mut policy = Resilience::new(&name, spec);
+        policy.metadata = ObjectMeta { name: Some(name), namespace: Some("shop".to_owned()), uid, ..ObjectMeta::default() };
+        policy
+    }
+}
+
+prop_compose! {
+    /// A Service with at least one HTTP port, so that no target is a fault.
+    fn service()(
+        headless in any::<bool>(),
+        first in 1..=u16::MAX,
+        others in collection::vec((1..=u16::MAX, 0..4_usize), 0..4),
+    ) -> ServiceView {
+        let kinds = [Protocol::Http, Protocol::Sniffed, Protocol::Opaque, Protocol::Udp];
+        let mut ports = vec![PortView { number: first, protocol: Protocol::Http }];
+        ports.extend(others.into_iter().map(|(number, kind)| PortView { number, protocol: kinds[kind] }));
+        ports.sort_by_key(|port| port.number);
+        ports.dedup_by_key(|port| port.number);
+        ports.iter_mut().filter(|port| port.number == first).for_each(|port| port.protocol = Protocol::Http);
+        ServiceView { discovery: if headless { Discovery::Headless } else { Discovery::ClusterIp }, ports }
+    }
+}
+
+prop_compose! {
+    fn world()(service in service(), endpoints in 0..2_000_u32) -> Observed {
+        Observed { target: Target::Found(service), endpoints: Some(endpoints), ..Observed::default() }
+    }
+}
+
+fn valid(policy: &Resilience, world: &Observed) -> Valid {
+    validate(policy, world, &Settings::default()).unwrap_or_else(|refusal| panic!("{refusal:?}"))
+}
+
+/// What the API server holds after it took the object.
+fn existing(object: &DesiredObject) -> Existing {
+    let meta: ObjectMeta = serde_json::from_value(object.json["metadata"].clone()).expect("metadata of ours");
+    Existing::new(object.kind, &meta, object.json["spec"].clone())
+}
+
+/// Server-side apply: maps are merged, everything else is replaced.
+fn merge(there: &mut Value, applied: &Value) {
+    match (there, applied) {
+        (Value::Object(there), Value::Object(applied)) => {
+            for (key, value) in applied {
+                merge(there.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (there, applied) => *there = applied.clone(),
+    }
+}
+
+/// A merge patch (RFC 7386) that only takes away.
+fn strip(there: &mut Value, patch: &Value) {
+    for (key, value) in patch.as_object().into_iter().flatten() {
+        if value.is_null() {
+            there.as_object_mut().and_then(|map| map.remove(key));
+        } else if let Some(inner) = there.get_mut(key) {
+            strip(inner, value);
+        }
+    }
+}
+
+/// What `controller::apply` does, on plain values: apply, then take away what an apply leaves.
+fn apply(desired: &Desired, owner: &Owner, world: &[Existing]) -> Vec<Existing> {
+    let diff = diff(desired, owner, world);
+    let mut world = world.to_vec();
+    for write in diff.apply {
+        let fresh = existing(&write.object);
+        let same = |one: &&mut Existing| one.kind == fresh.kind && one.name == fresh.name && !one.deleting;
+        let there = match world.iter_mut().find(same) {
+            Some(there) => {
+                let mut root = json!({"spec": there.spec});
+                merge(&mut root, &json!({"spec": write.object.json["spec"]}));
+                there.labels.extend(fresh.labels);
+                there.owners.retain(|one| fresh.owners.iter().all(|ours| ours.uid != one.uid));
+                there.owners.extend(fresh.owners);
+                there.spec = root["spec"].take();
+                if let Some(patch) = strip_patch(&changes(&write.object, there)) {
+                    let mut root = json!({"spec": there.spec.take()});
+                    strip(&mut root, &patch);
+                    there.spec = root["spec"].take();
+                }
+                continue;
+            }
+            None => fresh,
+        };
+        world.push(there);
+    }
+    world.retain(|one| one.deleting || !diff.prune.iter().any(|gone| gone.kind == one.kind && gone.name == one.name));
+    world
+}
+
+/// What others may have done to an object of ours.
+fn damage() -> impl Strategy<Value = Vec<(&'static str, Value)>> {
+    let all = vec![
+        ("/exportTo", json!(["."])),
+        ("/workloadSelector", json!({"matchLabels": {"app": "batch"}})),
+        ("/gateways", json!(["mesh"])),
+        ("/trafficPolicy/tls", json!({"mode": "DISABLE"})),
+        ("/trafficPolicy/portLevelSettings", json!([{"port": {"number": 80}}])),
+        ("/trafficPolicy/loadBalancer", json!({"simple": "RANDOM"})),
+        ("/trafficPolicy/connectionPool/tcp/maxConnections", json!(77)),
+        ("/trafficPolicy/connectionPool/http/idleTimeout", json!("1h")),
+        ("/trafficPolicy/outlierDetection/maxEjectionPercent", json!(99)),
+        ("/trafficPolicy/outlierDetection/minHealthPercent", json!(50)),
+        ("/trafficPolicy/connectionPool", json!({})),
+        ("/http/0/timeout", json!("77s")),
+        ("/http/0/fault", json!({"abort": {"httpStatus": 500}})),
+        ("/hosts", json!(["else.shop.svc.cluster.local"])),
+        ("/http", json!([])),
+    ];
+    sample::subsequence(all.clone(), 0..=all.len())
+}
+
+fn hurt(spec: &mut Value, pointer: &str, value: Value) {
+    let (parent, key) = pointer.rsplit_once('/').expect("a path");
+    if let Some(Value::Object(map)) = spec.pointer_mut(parent) {
+        map.insert(key.to_owned(), value);
+    }
+}
+
+prop_compose! {
+    /// Any object of the two kinds: ours by owner, by label, by none; also of other policies.
+    fn anything()(
+        kind in sample::select(Kind::ALL.to_vec()),
+        name in sample::select(vec!["a", "b", "c"]),
+        owner in option::of(sample::select(vec![UID, "another"])),
+        label in option::of(sample::select(vec![UID, "another"])),
+        managed in any::<bool>(),
+        deleting in any::<bool>(),
+    ) -> Existing {
+        let mut labels = BTreeMap::new();
+        labels.extend(label.map(|uid| (names::LABEL_OWNER_UID.to_owned(), uid.to_owned())));
+        labels.extend(managed.then(|| (names::LABEL_MANAGED_BY.to_owned(), names::OPERATOR.to_owned())));
+        let owners = owner.into_iter().map(|uid| OwnerReference { uid: uid.to_owned(), ..OwnerReference::default() });
+        let owners = owners.collect();
+        let meta = ObjectMeta { name: Some(name.to_owned()), namespace: Some("shop".to_owned()), ..ObjectMeta::default() };
+        Existing { labels, owners, deleting, uid: Some("u".to_owned()), ..Existing::new(kind, &meta, json!({})) }
+    }
+}
+
+/// Pointers to every value of an object, the root last.
+fn pointers(value: &Value, at: String, found: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, inner)| pointers(inner, format!("{at}/{key}"), found)),
+        Value::Array(list) => {
+            list.iter().enumerate().for_each(|(index, inner)| pointers(inner, format!("{at}/{index}"), found))
+        }
+        _ => {}
+    }
+    found.push(at);
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let keys = sample::select(vec![
+        "apiVersion",
+        "kind",
+        "metadata",
+        "name",
+        "namespace",
+        "labels",
+        "spec",
+        "status",
+        "targetRefs",
+        "limits",
+        "perClient",
+        "connections",
+        "ejection",
+        "interval",
+        "consecutive5xx",
+        "timeouts",
+        "request",
+        "retries",
+        "attempts",
+        "retryOn",
+        "statusCodes",
+        "perTryTimeout",
+        "what",
+    ]);
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[ -~äß€]{0,8}".prop_map(Value::from),
+        sample::select(vec!["resilience.dev/v1alpha1", "Resilience", "Service", "x", "1s", "Reset"])
+            .prop_map(Value::from),
+    ];
+    leaf.prop_recursive(5, 64, 6, move |inner| {
+        prop_oneof![
+            collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            collection::btree_map(keys.clone(), inner, 0..6)
+                .prop_map(|map| map.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_legal_policy_decodes_and_has_no_faults(policy in policy()) {
+        let object = serde_json::to_value(&policy).expect("it is JSON");
+        prop_assert_eq!(faults(&object), vec![]);
+        prop_assert_eq!(decode(&object), Ok(policy));
+    }
+
+    #[test]
+    fn a_legal_policy_survives_the_way_through_yaml(policy in policy()) {
+        let object = serde_json::to_value(&policy).expect("it is JSON");
+        let text = yaml::print(&object).expect("it can be printed");
+        prop_assert_eq!(yaml::documents(&text), vec![Ok(object)]);
+    }
+
+    #[test]
+    fn what_is_rendered_obeys_the_rules_of_istio(policy in policy(), world in world()) {
+        for object in translate(&valid(&policy, &world)).objects() {
+            let found = match object.kind {
+                Kind::DestinationRule => destination_rule_faults(&object.json["spec"]),
+                Kind::VirtualService => virtual_service_faults(&object.json["spec"]),
+            };
+            prop_assert_eq!(found, Vec::<String>::new(), "{}", object.json);
+        }
+    }
+
+    #[test]
+    fn the_same_policy_gives_the_same_objects(policy in policy(), world in world()) {
+        let again: Resilience = serde_json::from_value(serde_json::to_value(&policy).expect("JSON")).expect("it decodes");
+        prop_assert_eq!(translate(&valid(&policy, &world)), translate(&valid(&again, &world.clone())));
+    }
+
+    #[test]
+    fn nothing_differs_from_itself(policy in policy(), world in world()) {
+        let valid = valid(&policy, &world);
+        let desired = translate(&valid);
+        let there: Vec<Existing> = desired.objects().iter().map(existing).collect();
+        prop_assert!(diff(&desired, &valid.owner, &there).is_empty());
+    }
+
+    #[test]
+    fn after_an_apply_nothing_differs(
+        old in policy(), new in spec().prop_filter("legal", is_legal), world in world(), damage in damage(),
+        no_owner in any::<bool>(), no_label in any::<bool>(),
+    ) {
+        let mut policy = old.clone();
+        policy.metadata.uid = Some(UID.to_owned());
+        let before = valid(&policy, &world);
+        let mut there: Vec<Existing> = translate(&before).objects().iter().map(existing).collect();
+        for object in &mut there {
+            for (pointer, value) in &damage {
+                hurt(&mut object.spec, pointer, value.clone());
+            }
+            if no_owner {
+                object.owners.clear();
+            } else if no_label {
+                object.labels.clear();
+            }
+        }
+        let target = policy.spec.target_refs.clone();
+        policy.spec = ResilienceSpec { target_refs: target, ..new };
+        let after = valid(&policy, &world);
+        let desired = translate(&after);
+        let there = apply(&desired, &after.owner, &there);
+        let left = diff(&desired, &after.owner, &there);
+        prop_assert!(left.is_empty(), "{:#?}", left);
+    }
+
+    #[test]
+    fn nobody_elses_object_is_pruned(policy in policy(), world in world(), there in collection::vec(anything(), 0..8)) {
+        let mut policy = policy;
+        policy.metadata.uid = Some(UID.to_owned());
+        policy.spec.target_refs[0].name = "a".to_owned();
+        let valid = valid(&policy, &world);
+        let desired = translate(&valid);
+        for gone in diff(&desired, &valid.owner, &there).prune {
+            let ours = there.iter().any(|one| {
+                one.kind == gone.kind
+                    && one.name == gone.name
+                    && (one.owners.iter().any(|owner| owner.uid == UID) || one.labels.get(names::LABEL_OWNER_UID).is_some_and(|uid| uid == UID))
+            });
+            prop_assert!(ours, "{:?} of {:#?}", gone, there);
+            prop_assert!(desired.objects().iter().all(|object| object.kind != gone.kind || object.name != gone.name));
+        }
+    }
+
+    #[test]
+    fn no_json_makes_the_checks_panic(policy in policy(), place in any::<sample::Index>(), wrong in any_json()) {
+        let mut object = serde_json::to_value(&policy).expect("it is JSON");
+        let mut places = Vec::new();
+        pointers(&object, String::new(), &mut places);
+        if let Some(value) = object.pointer_mut(&places[place.index(places.len())]) {
+            *value = wrong;
+        }
+        match decode(&object) {
+            Ok(policy) => {
+                let _verdict = validate(&policy, &Observed::default(), &Settings::default());
+            }
+            Err(faults) => prop_assert!(!faults.is_empty()),
+        }
+    }
+
+    #[test]
+    fn no_text_makes_the_reader_panic(text in "[-a-z0-9:{}\\[\\]&*!|>'\"%@`#,? \n\t~.]{0,80}") {
+        let _documents = yaml::documents(&text);
+    }
+}
+
+#[test]
+fn the_winner_of_two_policies_is_the_same_whoever_asks() {
+    use resilience_operator::{observed::Rival, validate::Refusal};
+    let made = |name: &str, created: Option<i64>| {
+        let mut policy: Resilience = decode(&json!({
+            "apiVersion": "resilience.dev/v1alpha1", "kind": "Resilience", "metadata": {"name": name},
+            "spec": {"targetRefs": [{"kind": "Service", "name": "x"}], "timeouts": {"connect": "1s"}}
+        }))
+        .expect("it is legal");
+        policy.metadata.creation_timestamp = created.map(|second| {
+            k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::from_second(second).expect("a time"))
+        });
+        policy
+    };
+    let ages = [None, Some(1), Some(2)];
+    for (one, other) in ages.iter().flat_map(|one| ages.iter().map(move |other| (*one, *other))) {
+        let refused = |policy: &Resilience, rival: &Resilience| {
+            let created = rival.metadata.creation_timestamp.as_ref().map(|time| time.0);
+            let rivals = vec![Rival { name: rival.metadata.name.clone().expect("a name"), created }];
+            let observed = Observed { rivals, ..Observed::default() };
+            matches!(validate(policy, &observed, &Settings::default()), Err(Refusal::Conflicted(_)))
+        };
+        let (a, b) = (made("a", one), made("b", other));
+        assert_ne!(refused(&a, &b), refused(&b, &a), "{one:?} {other:?}");
+    }
+}
