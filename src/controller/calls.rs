@@ -275,10 +275,7 @@ impl Calls {
 
 #[cfg(test)]
 mod tests {
-    use kube::core::{
-        Status,
-        response::{StatusCause, StatusDetails},
-    };
+    use kube::core::Status;
 
     use super::*;
 
@@ -313,8 +310,7 @@ mod tests {
 
     #[test]
     fn another_uid_is_another_object_and_no_refusal() {
-        let cause = StatusCause { field: "metadata.uid".into(), ..StatusCause::default() };
-        let details = Some(StatusDetails { causes: vec![cause], ..StatusDetails::default() });
+        let details = serde_json::from_value(json!({"causes": [{"field": "metadata.uid"}]})).unwrap();
         let status = Status { details, ..answer(422, "metadata.uid: field is immutable") };
         assert_eq!(verdict(&status), Verdict::Changed);
     }

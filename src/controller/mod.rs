@@ -129,7 +129,7 @@ impl Shared {
     fn new(
         client: &Client,
         options: &Options,
-        metrics: Arc<Metrics>,
+        metrics: &Arc<Metrics>,
     ) -> (Arc<Self>, UnboundedReceiver<ObjectRef<Key>>) {
         let (keys, requests) = Keys::new();
         let (keys, world) = (Arc::new(keys), Arc::<World>::default());
@@ -168,7 +168,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     health.block(GATE, "not everything has been listed yet");
-    let (shared, requests) = Shared::new(&client, &options, metrics);
+    let (shared, requests) = Shared::new(&client, &options, &metrics);
     let listed = Arc::new(Listed::default());
     let watches = Wiring { client, shared: shared.clone(), listed: listed.clone() }.watches(&options.namespaces);
     let number = u32::try_from(watches.len()).unwrap_or(u32::MAX);
