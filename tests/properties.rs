@@ -54,9 +54,15 @@ fn limits() -> impl Strategy<Value = Limits> {
 }
 
 fn ejection() -> impl Strategy<Value = Ejection> {
-    let local = option::of(1..2_147_483_647_u32);
-    let fields =
-        (detector(), detector(), local, option::of(duration()), option::of(duration()), option::of(1..=100_u32));
+    let local = option::of(prop_oneof![Just(1), 1..2_147_483_647_u32]);
+    let fields = (
+        detector(),
+        detector(),
+        local,
+        option::of(duration()),
+        option::of(duration()),
+        option::of(prop_oneof![Just(1), Just(100), 1..=100_u32]),
+    );
     fields.prop_filter_map("at least one detector on", |fields| {
         let (consecutive_5xx, consecutive_gateway, consecutive_local_origin, interval, base_time, max_percent) = fields;
         let on = consecutive_5xx.unwrap_or(0) > 0
@@ -279,6 +285,18 @@ prop_compose! {
     }
 }
 
+/// Pointers to every value of an object, the root last.
+fn pointers(value: &Value, at: String, found: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, inner)| pointers(inner, format!("{at}/{key}"), found)),
+        Value::Array(list) => {
+            list.iter().enumerate().for_each(|(index, inner)| pointers(inner, format!("{at}/{index}"), found));
+        }
+        _ => {}
+    }
+    found.push(at);
+}
+
 fn any_json() -> impl Strategy<Value = Value> {
     let keys = sample::select(vec![
         "apiVersion",
@@ -412,9 +430,18 @@ proptest! {
     }
 
     #[test]
-    fn no_json_makes_the_checks_panic(object in any_json()) {
-        if let Ok(policy) = decode(&object) {
-            let _verdict = validate(&policy, &Observed::default(), &Settings::default());
+    fn no_json_makes_the_checks_panic(policy in policy(), place in any::<sample::Index>(), wrong in any_json()) {
+        let mut object = serde_json::to_value(&policy).expect("it is JSON");
+        let mut places = Vec::new();
+        pointers(&object, String::new(), &mut places);
+        if let Some(value) = object.pointer_mut(&places[place.index(places.len())]) {
+            *value = wrong;
+        }
+        match decode(&object) {
+            Ok(policy) => {
+                let _verdict = validate(&policy, &Observed::default(), &Settings::default());
+            }
+            Err(faults) => prop_assert!(!faults.is_empty()),
         }
     }
 
