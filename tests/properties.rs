@@ -290,7 +290,7 @@ fn pointers(value: &Value, at: String, found: &mut Vec<String>) {
     match value {
         Value::Object(map) => map.iter().for_each(|(key, inner)| pointers(inner, format!("{at}/{key}"), found)),
         Value::Array(list) => {
-            list.iter().enumerate().for_each(|(index, inner)| pointers(inner, format!("{at}/{index}"), found))
+            list.iter().enumerate().for_each(|(index, inner)| pointers(inner, format!("{at}/{index}"), found));
         }
         _ => {}
     }

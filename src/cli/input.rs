@@ -130,7 +130,9 @@ impl Input {
                 return self.unreadable.push(format!("{place}: is no Kubernetes object: {missing} is missing"));
             }
         }
-        let is_list = value.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List"));
+        // `kubectl get -o yaml` prints the first, the API server's list of our kind is the second.
+        let is_list =
+            value.get("kind").and_then(Value::as_str).is_some_and(|kind| matches!(kind, "List" | "ResilienceList"));
         match value.get("items").and_then(Value::as_array) {
             Some(items) if is_list => {
                 for item in items {
