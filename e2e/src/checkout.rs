@@ -62,16 +62,22 @@ impl Checkout {
         self.root.join("e2e")
     }
 
-    /// Everything that a running lab keeps on disk.
+    /// Everything of the lab on disk. Cargo puts what a profile called `lab` needs for itself here too, so
+    /// nothing but the folders below is ours to remove.
+    fn folder(&self) -> PathBuf {
+        self.root.join("target/lab")
+    }
+
+    /// What a running lab keeps; gone after `down`.
     #[must_use]
     pub fn state(&self) -> PathBuf {
-        self.root.join("target/lab")
+        self.folder().join("state")
     }
 
     /// One file per daemon; kept after `down`, overwritten by the next `up`.
     #[must_use]
     pub fn logs(&self) -> PathBuf {
-        self.state().join("logs")
+        self.folder().join("logs")
     }
 
     /// The administrator's kubeconfig. Its address is reachable from inside the sandbox only.
@@ -91,8 +97,8 @@ impl Checkout {
     /// # Errors
     /// When the lock's file cannot be made.
     pub fn lock(&self) -> Result<File> {
-        let path = self.state().join("lock");
-        fs::create_dir_all(self.state()).with_context(|| format!("{} cannot be made", self.state().display()))?;
+        let path = self.folder().join("lock");
+        fs::create_dir_all(self.folder()).with_context(|| format!("{} cannot be made", self.folder().display()))?;
         let file = File::create(&path).with_context(|| format!("{} cannot be made", path.display()))?;
         if file.try_lock().is_err() {
             eprintln!("waiting for another lab command in this checkout");

@@ -28,7 +28,8 @@ pub const NAMESPACE: &str = "resilience-system";
 /// The user that the image runs as, as in the Dockerfile.
 const USER: u32 = 65532;
 
-/// Builds the binary with everything linked in, so that an image needs nothing else.
+/// Builds the binary with everything linked in, so that an image needs nothing else. In a target folder of
+/// its own: in the common one a build that goes on elsewhere would hold this one up.
 ///
 /// # Errors
 /// What cargo says.
@@ -39,11 +40,13 @@ pub fn build(checkout: &Checkout, report: &Report) -> Result<PathBuf> {
         let variable = format!("CARGO_TARGET_{}_RUSTFLAGS", target.to_uppercase().replace('-', "_"));
         cargo.current_dir(checkout.root()).env_remove("RUSTFLAGS").env(variable, "-C target-feature=+crt-static");
         cargo.args(["build", "--locked", "--package", "resilience-operator", "--bin", "resilience-operator"]);
-        cargo.args(["--profile", "lab", "--target", &target, "--target-dir"]).arg(checkout.root().join("target"));
+        cargo
+            .args(["--profile", "lab", "--target", &target, "--target-dir"])
+            .arg(checkout.root().join("target/operator"));
         check(&mut cargo).context("the operator does not build")?;
         Ok(())
     })?;
-    Ok(checkout.root().join("target").join(&target).join("lab/resilience-operator"))
+    Ok(checkout.root().join("target/operator").join(&target).join("lab/resilience-operator"))
 }
 
 /// Puts the binary into an image, gives it to the node, applies `deploy/` and waits until it is available.

@@ -90,7 +90,9 @@ impl Sandbox {
                 bail!("the {what} is {}, but inside the lab {covered} is private: put it elsewhere", path.display());
             }
         }
-        fs::create_dir_all(self.checkout.logs()).with_context(|| format!("{} cannot be made", state.display()))?;
+        for folder in [&state, &self.checkout.logs()] {
+            fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+        }
         let ready = state.join("sandbox-ready");
         remove_file(&ready)?;
         make_cgroups(&self.checkout.cgroup())?;
@@ -190,14 +192,8 @@ impl Sandbox {
         })?;
         remove_cgroups(&self.checkout.cgroup())?;
         let state = self.checkout.state();
-        for name in fs::read_dir(&state).into_iter().flatten().filter_map(Result::ok) {
-            // The lock is held by this very command; logs are for whoever asks why.
-            if name.file_name() == "logs" || name.file_name() == "lock" {
-                continue;
-            }
-            let path = name.path();
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.with_context(|| format!("{} cannot be removed", path.display()))?;
+        if state.exists() {
+            fs::remove_dir_all(&state).with_context(|| format!("{} cannot be removed", state.display()))?;
         }
         Ok(())
     }
