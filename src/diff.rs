@@ -43,6 +43,9 @@ pub struct Write {
     pub changes: Vec<Change>,
     /// It does not exist yet.
     pub create: bool,
+    /// Identity of what it changes: the precondition of the write, so that an object that took the
+    /// name meanwhile is never taken over.
+    pub uid: Option<String>,
 }
 
 /// One object to delete.
@@ -110,7 +113,8 @@ pub fn diff(desired: &Desired, owner: &Owner, existing: &[Existing]) -> Diff {
             existing.iter().find(|there| there.kind == object.kind && there.name == object.name && !there.deleting);
         let changes = there.map(|there| changes(&object, there)).unwrap_or_default();
         if there.is_none() || !changes.is_empty() {
-            diff.apply.push(Write { object, changes, create: there.is_none() });
+            let uid = there.and_then(|there| there.uid.clone());
+            diff.apply.push(Write { object, changes, create: there.is_none(), uid });
         }
     }
     for kind in Kind::ALL.into_iter().rev() {

@@ -15,10 +15,13 @@
 
 pub mod api;
 pub mod cli;
+pub mod controller;
 pub mod diff;
 pub mod istio;
+pub mod load;
 pub mod names;
 pub mod observed;
+pub mod runtime;
 pub mod status;
 pub mod translate;
 pub mod validate;

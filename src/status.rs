@@ -25,6 +25,9 @@ pub enum Outcome {
     Rejected(Vec<Violation>),
     /// Somebody else has the host. Heals when they leave.
     Conflicted(String),
+    /// An older `Resilience` has the target, and what was generated from this one is gone. Heals when
+    /// the older one leaves.
+    Superseded(String),
     /// The target does not exist yet. Heals when it does.
     Waiting(String),
     /// Everything is as desired, read back from the API server.
@@ -33,7 +36,17 @@ pub enum Outcome {
     /// slowly: another Istio may take it.
     Refused(Box<Valid>, String),
     /// A write failed. Tried again with backoff.
-    Failed(Box<Valid>, String),
+    Failed(Box<Valid>, Failure),
+}
+
+/// A write that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What happened, to which object.
+    pub message: String,
+    /// The next try will end the same way unless somebody acts, such as for a missing permission:
+    /// minutes between tries are enough.
+    pub slow: bool,
 }
 
 /// What the API server holds for a policy, as it answered.
@@ -50,6 +63,7 @@ impl From<Refusal> for Outcome {
         match refusal {
             Refusal::Invalid(violations) => Self::Rejected(violations),
             Refusal::Conflicted(message) => Self::Conflicted(message),
+            Refusal::Superseded(message) => Self::Superseded(message),
             Refusal::TargetNotFound(message) => Self::Waiting(message),
         }
     }
@@ -62,6 +76,7 @@ impl Outcome {
         match self {
             Self::Rejected(_) => "rejected",
             Self::Conflicted(_) => "conflicted",
+            Self::Superseded(_) => "superseded",
             Self::Waiting(_) => "waiting",
             Self::Programmed(..) => "programmed",
             Self::Refused(..) => "refused",
@@ -74,7 +89,7 @@ impl Outcome {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Rejected(_) => Reason::Invalid,
-            Self::Conflicted(_) => Reason::Conflicted,
+            Self::Conflicted(_) | Self::Superseded(_) => Reason::Conflicted,
             Self::Waiting(_) => Reason::TargetNotFound,
             Self::Programmed(..) => Reason::Programmed,
             Self::Refused(..) => Reason::Refused,
@@ -87,7 +102,7 @@ impl Outcome {
     pub fn message(&self) -> String {
         let text = match self {
             Self::Rejected(violations) => violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
-            Self::Conflicted(message) | Self::Waiting(message) => message.clone(),
+            Self::Conflicted(message) | Self::Superseded(message) | Self::Waiting(message) => message.clone(),
             Self::Programmed(_, applied) if applied.generated.is_empty() => {
                 "nothing to generate beside what another object has".to_owned()
             }
@@ -96,7 +111,7 @@ impl Outcome {
                 format!("the API server holds {}", names.collect::<Vec<_>>().join(" and "))
             }
             Self::Refused(_, message) => format!("a generated object was refused: {message}"),
-            Self::Failed(_, message) => format!("{message}; trying again"),
+            Self::Failed(_, failure) => format!("{}; trying again", failure.message),
         };
         cut(text)
     }
@@ -134,6 +149,11 @@ fn next(old: &ResilienceStatus, generation: Option<i64>, outcome: &Outcome, now:
             no(Reason::NotAccepted, &left_in_place(old)),
             yes(outcome.reason(), &message),
         ),
+        Outcome::Superseded(_) => (
+            no(outcome.reason(), &message),
+            no(Reason::NotAccepted, "what was generated from this object is removed"),
+            yes(outcome.reason(), &message),
+        ),
         Outcome::Waiting(_) => (
             no(outcome.reason(), &message),
             no(Reason::NotAccepted, &left_in_place(old)),
@@ -161,11 +181,13 @@ fn next(old: &ResilienceStatus, generation: Option<i64>, outcome: &Outcome, now:
         .map(|(kind, verdict)| condition(old, kind, verdict, generation, now))
         .collect();
     // Conditions of other reporters stay.
-    let foreign = old.conditions.iter().filter(|c| ![ACCEPTED, PROGRAMMED, READY, STALLED].contains(&c.type_.as_str()));
-    status.conditions.extend(foreign.cloned());
+    status.conditions.extend(old.conditions.iter().filter(|condition| !is_ours(condition)).cloned());
     match outcome {
         // What the last good version generated is still there, and so is what was said of it.
         Outcome::Rejected(_) | Outcome::Conflicted(_) | Outcome::Waiting(_) => status.warnings.clear(),
+        Outcome::Superseded(_) => {
+            (status.targets, status.effective, status.warnings) = (Vec::new(), Vec::new(), Vec::new());
+        }
         Outcome::Programmed(valid, applied) => describe(&mut status, valid, applied.generated.clone()),
         Outcome::Refused(valid, _) | Outcome::Failed(valid, _) => {
             let generated = old.targets.first().map(|target| target.generated.clone()).unwrap_or_default();
@@ -175,6 +197,13 @@ fn next(old: &ResilienceStatus, generation: Option<i64>, outcome: &Outcome, now:
         }
     }
     status
+}
+
+/// Whether the operator itself reports this condition. Others report theirs by their own field
+/// manager, and an apply of ours must not claim them.
+#[must_use]
+pub fn is_ours(condition: &Condition) -> bool {
+    [ACCEPTED, PROGRAMMED, READY, STALLED].contains(&condition.type_.as_str())
 }
 
 fn describe(status: &mut ResilienceStatus, valid: &Valid, generated: Vec<GeneratedRef>) {

@@ -45,6 +45,9 @@ pub enum Refusal {
     Invalid(Vec<Violation>),
     /// Somebody else has the host; the message names who, and what to do.
     Conflicted(String),
+    /// An older `Resilience` has the target; the message names it. What was generated from this one
+    /// goes: it would stand in the way of the older one's, and then neither would act.
+    Superseded(String),
     /// The target does not exist yet. Heals by itself.
     TargetNotFound(String),
 }
@@ -156,7 +159,7 @@ pub fn validate(resilience: &Resilience, observed: &Observed, settings: &Setting
             "Resilience {winner}, {why}, has Service {}: one policy per Service; delete one of the two, or merge them",
             target.name
         );
-        return Err(if violations.is_empty() { Refusal::Conflicted(conflict) } else { Refusal::Invalid(violations) });
+        return Err(if violations.is_empty() { Refusal::Superseded(conflict) } else { Refusal::Invalid(violations) });
     }
     let service = match &observed.target {
         Target::Missing if violations.is_empty() => {

@@ -1,4 +1,5 @@
 //! All integration tests, in one binary: one link of kube instead of many.
+
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,7 +11,11 @@ mod border;
 mod cli;
 mod corpus;
 mod docs;
+mod fake;
 mod generated;
 mod golden;
+mod load;
 mod properties;
+mod reconcile;
+mod start;
 mod support;

@@ -260,14 +260,25 @@ pub struct ResilienceStatus {
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
     /// What the policy was put on.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "what_is_known")]
     pub targets: Vec<TargetStatus>,
     /// Every value that was generated, with its origin.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "what_is_known")]
     pub effective: Vec<EffectiveValue>,
     /// What is legal but will surprise.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "what_is_known")]
     pub warnings: Vec<Warning>,
+}
+
+/// A list of the status, or nothing of it if another version of the operator wrote what this one does
+/// not know. Status is derived anew; that it cannot be read must not make the object unreadable.
+fn what_is_known<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: serde::de::DeserializeOwned,
+{
+    let list = serde_json::Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(list).unwrap_or_default())
 }
 
 /// One target of the policy.
@@ -414,4 +425,26 @@ fn conditions_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Sch
         "x-kubernetes-list-map-keys": ["type"],
         "items": items,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_status_of_another_version_does_not_make_the_object_unreadable() {
+        let object = json!({
+            "apiVersion": "resilience.dev/v1alpha1", "kind": "Resilience", "metadata": {"name": "a"},
+            "spec": {"targetRefs": [{"kind": "Service", "name": "a"}], "timeouts": {"connect": "1s"}},
+            "status": {
+                "observedGeneration": 3,
+                "warnings": [{"code": "RES999", "message": "of tomorrow"}],
+                "effective": [{"path": "p", "value": "v", "origin": "Oracle"}],
+            },
+        });
+        let status = serde_json::from_value::<Resilience>(object).unwrap().status.unwrap();
+        assert_eq!(status, ResilienceStatus { observed_generation: Some(3), ..ResilienceStatus::default() });
+    }
 }

@@ -8,7 +8,9 @@ pub mod completion;
 pub mod crd;
 pub mod input;
 mod io;
+pub mod load;
 pub mod render;
+pub mod run;
 pub mod validate;
 pub mod world;
 pub mod yaml;
@@ -35,8 +37,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Args),
     Render(render::Args),
     Validate(validate::Args),
+    Load(load::LoadArgs),
     Crd(crd::Args),
     Completion(completion::Args),
 }
@@ -55,6 +59,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let mut io = Io::of_process(cli.verbose);
     let result = match cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Load(args) => load::run(args),
         Command::Render(args) => render::run(&args, &mut io),
         Command::Validate(args) => validate::run(&args, &mut io),
         Command::Crd(args) => crd::run(&args, &mut io.out),

@@ -166,7 +166,7 @@ impl World {
         observed.endpoints = endpoints.or(observed.endpoints);
         validate(resilience, &observed, settings).map_err(|refusal| match refusal {
             Refusal::Invalid(violations) => violations,
-            Refusal::Conflicted(message) | Refusal::TargetNotFound(message) => {
+            Refusal::Conflicted(message) | Refusal::Superseded(message) | Refusal::TargetNotFound(message) => {
                 vec![Violation::new("spec.targetRefs[0]", message)]
             }
         })

@@ -1,0 +1,3 @@
+module resilience.dev/lab/small
+
+go 1.26.0

@@ -1,0 +1,241 @@
+//! In: the words after `cargo lab`. Out: an exit code.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+
+use crate::checkout::Checkout;
+use crate::cluster::DAEMONS;
+use crate::doctor::{self, Finding};
+use crate::lab::{Lab, Options};
+use crate::report::Report;
+use crate::sandbox;
+use crate::{demo, operator, scenarios, suite, workloads};
+
+/// A real Kubernetes node with real Istio, in namespaces of its own.
+#[derive(Debug, Parser)]
+#[command(name = "cargo lab", bin_name = "cargo lab")]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Start the lab, building what is missing; nothing is done twice
+    Up(Up),
+    /// End the lab and leave nothing of it
+    Down,
+    /// What runs, and what does not
+    Status,
+    /// Our kubectl, as administrator of the lab: `cargo lab kubectl -- get pods -A`
+    Kubectl(Words),
+    /// Any command inside the lab, with KUBECONFIG set: `cargo lab exec -- bash`
+    Exec(Words),
+    /// What a component wrote
+    Logs(Logs),
+    /// Whether this machine can run the lab, and what to do if not
+    Doctor,
+    /// The main job as a story: a policy is declared, the breaker trips, and heals
+    Demo {
+        /// Also draw it, as SVG
+        #[arg(long)]
+        picture: Option<PathBuf>,
+    },
+    /// Everything that can be wrong: format, lints, unit tests, then scenarios on a lab
+    Test,
+    /// Run scenarios by name, or list them
+    Scenario {
+        /// The scenarios to run, in this order
+        names: Vec<String>,
+    },
+    /// The lab's own process 1
+    #[command(name = sandbox::INIT_COMMAND, hide = true)]
+    SandboxInit {
+        /// The checkout's id: what the process is found by
+        id: String,
+        /// The folder of the lab's state
+        state: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Up {
+    /// Leave our operator out
+    #[arg(long)]
+    without_operator: bool,
+    /// Only etcd, API server, controllers and CRDs: ready in seconds, without a node
+    #[arg(long)]
+    control_plane: bool,
+}
+
+#[derive(Debug, Args)]
+struct Words {
+    /// The command's words; `--` before them is optional
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    words: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+struct Logs {
+    /// A daemon (kubelet, containerd, …), or istiod, coredns, httpbin, fortio, operator
+    component: String,
+    /// Go on as more is written
+    #[arg(short, long)]
+    follow: bool,
+}
+
+/// Parses the command line and does what it says.
+///
+/// # Errors
+/// What the task says.
+pub fn main() -> Result<ExitCode> {
+    let task = Cli::parse().command;
+    if !matches!(task, Task::Doctor) {
+        doctor::possible()?;
+    }
+    match task {
+        Task::SandboxInit { state, .. } => sandbox::init::main(&state).map(|()| ExitCode::SUCCESS),
+        Task::Up(up) => start(&up),
+        Task::Down => {
+            let checkout = Checkout::find()?;
+            Lab::down(&checkout)?;
+            eprintln!("no lab in {}", checkout.root().display());
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Status => status(),
+        Task::Kubectl(words) => replace(Lab::attach()?.inside("kubectl")?.args(words.words)),
+        Task::Exec(words) => exec(&words.words),
+        Task::Logs(logs) => show_logs(&logs),
+        Task::Doctor => examine(),
+        Task::Demo { picture } => demo::run(&Checkout::find()?, picture.as_deref()).map(|()| ExitCode::SUCCESS),
+        Task::Test => suite::run(&Checkout::find()?),
+        Task::Scenario { names } => scenarios::run(&Checkout::find()?, &names),
+    }
+}
+
+fn start(up: &Up) -> Result<ExitCode> {
+    let checkout = Checkout::find()?;
+    let report = Report::new();
+    let options = Options { operator: !up.without_operator && !up.control_plane, control_plane: up.control_plane };
+    let (_, started) = Lab::up(&checkout, options, &report)?;
+    let how = if started { "is up" } else { "was up already" };
+    report.note(&format!("the lab {how} after {}; `cargo lab kubectl -- get pods -A` looks around", report.elapsed()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status() -> Result<ExitCode> {
+    let checkout = Checkout::find()?;
+    let Ok(lab) = Lab::attach_to(&checkout) else {
+        let half = sandbox::Sandbox::of(&checkout).running()?.is_some();
+        show(if half {
+            "half a lab: an `up` is under way or was killed; `cargo lab up` or `down` clears it\n"
+        } else {
+            "down\n"
+        })?;
+        return Ok(ExitCode::FAILURE);
+    };
+    let mut text = if lab.is_control_plane() { "up, a control plane without a node\n" } else { "up\n" }.to_owned();
+    let mut whole = true;
+    for (name, pid) in lab.daemons()? {
+        whole &= pid.is_some();
+        let pid = pid.map_or_else(|| format!("ended: see `cargo lab logs {name}`"), |pid| format!("process {pid}"));
+        writeln!(text, "  {name:<24} {pid}")?;
+    }
+    if !lab.is_control_plane() {
+        text += &lab.kubectl().try_run(&["get", "pods", "-A"])?.all();
+    }
+    show(&text)?;
+    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints; a reader that has seen enough (`| head`) is no failure.
+fn show(text: &str) -> Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("nothing can be printed"),
+        _ => Ok(()),
+    }
+}
+
+fn exec(words: &[OsString]) -> Result<ExitCode> {
+    let (program, args) = words.split_first().context("no command was given")?;
+    let program = program.to_str().context("the command's name is no text")?;
+    replace(Lab::attach()?.inside(program)?.args(args))
+}
+
+/// Becomes the command: its streams, signals and exit code are then the caller's own.
+fn replace(command: &mut Command) -> Result<ExitCode> {
+    let error = command.exec();
+    Err(error).with_context(|| format!("`{}` cannot be started", crate::run::line(command)))
+}
+
+fn show_logs(logs: &Logs) -> Result<ExitCode> {
+    let name = logs.component.as_str();
+    let follow = if logs.follow { "--follow=true" } else { "--follow=false" };
+    let pod = match name {
+        "istiod" => Some(("istio-system", "deploy/istiod", "discovery")),
+        "coredns" => Some(("kube-system", "deploy/coredns", "coredns")),
+        "httpbin" | "fortio" => {
+            Some((workloads::NAMESPACE, if name == "httpbin" { "deploy/httpbin" } else { "deploy/fortio" }, name))
+        }
+        "operator" => {
+            let lab = Lab::attach()?;
+            let args = [
+                "logs",
+                follow,
+                "--all-containers",
+                "--prefix",
+                "-l",
+                "app.kubernetes.io/name=resilience-operator",
+                "--tail=-1",
+            ];
+            return replace(&mut lab.namespace(operator::NAMESPACE).command(&args)?);
+        }
+        _ => None,
+    };
+    if let Some((namespace, target, container)) = pod {
+        return replace(&mut Lab::attach()?.namespace(namespace).command(&["logs", follow, target, "-c", container])?);
+    }
+    if name != "sandbox" && !DAEMONS.iter().any(|(daemon, _)| *daemon == name) {
+        let daemons: Vec<&str> = DAEMONS.iter().map(|(daemon, _)| *daemon).collect();
+        bail!(
+            "no component is called {name}; there are {}, sandbox, istiod, coredns, httpbin, fortio, operator",
+            daemons.join(", ")
+        );
+    }
+    let path = Checkout::find()?.logs().join(format!("{name}.log"));
+    if logs.follow {
+        return replace(Command::new("tail").args(["-n", "+1", "-F"]).arg(&path));
+    }
+    print!(
+        "{}",
+        fs::read_to_string(&path).with_context(|| format!("{name} has written nothing yet ({})", path.display()))?
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn examine() -> Result<ExitCode> {
+    let mut fit = true;
+    let mut text = String::new();
+    for (name, finding) in doctor::examine(&Checkout::find()?) {
+        let (mark, words) = match finding {
+            Finding::Works(words) => ("ok     ", words),
+            Finding::Unknown(words) => ("unknown", words),
+            Finding::Missing(words) => {
+                fit = false;
+                ("MISSING", words)
+            }
+        };
+        writeln!(text, "  {mark}  {name:<14} {words}")?;
+    }
+    text += if fit { "this machine can run the lab\n" } else { "this machine cannot run the lab yet\n" };
+    show(&text)?;
+    Ok(if fit { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,126 @@
+//! In: a stage and a path. Out: one row: what the callers got, and what the Envoys counted meanwhile.
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::envoy::Stats;
+use crate::fortio;
+use crate::scenarios::stage::{CONTAINER_PORT, PORT, Stage};
+use crate::workloads::TARGET;
+
+/// Where our load generator runs.
+pub(super) const CLIENT: &str = "deploy/loader";
+
+/// One step of the story in numbers.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Row {
+    /// The step.
+    pub(super) step: String,
+    /// Requests made.
+    pub(super) requests: u64,
+    /// Answers 200.
+    pub(super) ok: u64,
+    /// Answers 503.
+    pub(super) refused: u64,
+    /// Any other answer, or none.
+    pub(super) failed: u64,
+    /// Milliseconds: p50, p90, p99; none from fortio.
+    pub(super) latency: Option<[f64; 3]>,
+    /// Refused by the client's Envoy: pending and active overflow.
+    pub(super) client_refused: u64,
+    /// Refused by the servers' Envoys.
+    pub(super) server_refused: u64,
+    /// The client's Envoy wanted one more connection than it may have.
+    pub(super) connections_full: u64,
+    /// Endpoints out at the end.
+    pub(super) ejected: u64,
+    /// Tries after the first, by the client's Envoy.
+    pub(super) retries: u64,
+}
+
+impl Row {
+    pub(super) fn refused_percent(&self) -> f64 {
+        percent(self.refused, self.requests)
+    }
+
+    pub(super) fn failed_percent(&self) -> f64 {
+        percent(self.failed, self.requests)
+    }
+}
+
+/// A share in percent; of nothing it is nothing.
+#[expect(clippy::cast_precision_loss, reason = "counts of a demo are far below 2^52")]
+pub(super) fn percent(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 }
+}
+
+/// Calls with `resilience-operator load` from behind a sidecar.
+///
+/// # Errors
+/// When it cannot run, or a proxy does not answer.
+pub(super) fn ours(stage: &Stage<'_>, step: &str, path: &str, callers: u32, requests: u64) -> Result<Row> {
+    let (url, callers, count) = (format!("{TARGET}{path}"), callers.to_string(), requests.to_string());
+    let command = ["/resilience-operator", "load", &url, "-c", &callers, "-n", &count, "-o", "json"];
+    witnessed(stage, CLIENT, step, || {
+        let text = stage.kubectl.exec(CLIENT, "loader", &command)?;
+        let report: Value =
+            serde_json::from_str(&text).with_context(|| format!("our load generator printed no JSON but: {text}"))?;
+        let number = |pointer: &str| report.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
+        let (requests, ok, refused) =
+            (number("/requests"), number("/statuses/200/count"), number("/statuses/503/count"));
+        let millis = |name: &str| report.pointer(&format!("/latency/{name}")).and_then(Value::as_f64);
+        let latency =
+            millis("p50_ms").zip(millis("p90_ms")).zip(millis("p99_ms")).map(|((p50, p90), p99)| [p50, p90, p99]);
+        Ok(Row { requests, ok, refused, failed: requests - ok - refused, latency, ..Row::default() })
+    })
+}
+
+/// Calls with fortio, which is not ours.
+///
+/// # Errors
+/// As [`ours`].
+pub(super) fn fortio(stage: &Stage<'_>, step: &str, path: &str, callers: u32, requests: u64) -> Result<Row> {
+    witnessed(stage, "deploy/fortio", step, || {
+        let answers = fortio::load(stage.kubectl, &format!("{TARGET}{path}"), callers, u32::try_from(requests)?)?;
+        let (requests, ok, refused) = (answers.total(), answers.status(200), answers.status(503));
+        Ok(Row { requests, ok, refused, failed: requests - ok - refused, ..Row::default() })
+    })
+}
+
+fn witnessed(stage: &Stage<'_>, client: &str, step: &str, call: impl FnOnce() -> Result<Row>) -> Result<Row> {
+    let look = || Ok::<_, anyhow::Error>((Stats::of(stage.kubectl, client)?, servers(stage)?));
+    let (client_before, server_before) = look()?;
+    let row = call()?;
+    let (client_after, server_after) = look()?;
+    let counted = client_after.since(&client_before);
+    let outbound = |name: &str| counted.outbound(&stage.host(), PORT, name);
+    Ok(Row {
+        step: step.to_owned(),
+        client_refused: outbound("upstream_rq_pending_overflow") + outbound("upstream_rq_active_overflow"),
+        server_refused: server_after.saturating_sub(server_before),
+        connections_full: outbound("upstream_cx_overflow"),
+        // A gauge: what it is now, not what was added.
+        ejected: client_after.outbound(&stage.host(), PORT, "outlier_detection.ejections_active"),
+        retries: outbound("upstream_rq_retry"),
+        ..row
+    })
+}
+
+/// Refusals of all the servers' Envoys.
+fn servers(stage: &Stage<'_>) -> Result<u64> {
+    let pods = stage.kubectl.run(&[
+        "get",
+        "pods",
+        "-l",
+        "app=httpbin",
+        "--field-selector=status.phase=Running",
+        "-o",
+        "name",
+    ])?;
+    let refused = |pod: &str| {
+        let stats = Stats::of(stage.kubectl, pod)?;
+        let inbound = |name: &str| stats.inbound(CONTAINER_PORT, name);
+        Ok(inbound("upstream_rq_pending_overflow") + inbound("upstream_rq_active_overflow"))
+    };
+    pods.lines().map(refused).sum()
+}

@@ -1,0 +1,56 @@
+//! In: an address and how to call it. Out: how many answers had which status, counted by fortio: a load
+//! generator that is not ours.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use crate::kubectl::Kubectl;
+
+/// What fortio counted.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Answers {
+    /// Answers by status; -1 is no answer at all.
+    #[serde(rename = "RetCodes")]
+    pub by_status: BTreeMap<i32, u64>,
+}
+
+impl Answers {
+    /// Answers with this status.
+    #[must_use]
+    pub fn status(&self, status: i32) -> u64 {
+        self.by_status.get(&status).copied().unwrap_or(0)
+    }
+
+    /// All answers.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.by_status.values().sum()
+    }
+}
+
+/// Calls `url` from the pod `deploy/fortio` of the client's namespace, `requests` times by `callers`
+/// at once, as fast as answers come.
+///
+/// # Errors
+/// When fortio cannot be run. An answer of whatever status is none.
+pub fn load(kubectl: &Kubectl, url: &str, callers: u32, requests: u32) -> Result<Answers> {
+    let (callers, requests) = (callers.to_string(), requests.to_string());
+    let options = ["-qps", "0", "-c", &callers, "-n", &requests, "-allow-initial-errors", "-quiet", "-json", "-"];
+    let command = [&["fortio", "load"], options.as_slice(), &[url]].concat();
+    let text = kubectl.exec("deploy/fortio", "fortio", &command)?;
+    serde_json::from_str(&text).with_context(|| format!("fortio printed no JSON but: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_split_by_status() {
+        let answers: Answers =
+            serde_json::from_str(r#"{"RetCodes": {"200": 60, "503": 39, "-1": 1}, "Other": 1}"#).unwrap();
+        assert_eq!((answers.status(503), answers.status(500), answers.total()), (39, 0, 100));
+    }
+}

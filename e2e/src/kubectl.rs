@@ -1,0 +1,166 @@
+//! In: a running lab. Out: what its API server says to the administrator, by our own kubectl inside the
+//! sandbox.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::checkout::Checkout;
+use crate::run::{Finished, check, check_with_input, finish, finish_with_input, tail};
+use crate::sandbox::Sandbox;
+use crate::wait::{self, Seen};
+
+/// A client for one lab, in one namespace or in none.
+#[derive(Debug, Clone)]
+pub struct Kubectl {
+    sandbox: Sandbox,
+    kubeconfig: PathBuf,
+    path: String,
+    namespace: Option<String>,
+}
+
+impl Kubectl {
+    /// The administrator's client. `path` goes in front of PATH: kubectl is in one of these folders.
+    #[must_use]
+    pub fn new(checkout: &Checkout, sandbox: &Sandbox, path: &[PathBuf]) -> Self {
+        let inherited = std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
+        let mut folders: Vec<String> = path.iter().map(|folder| folder.display().to_string()).collect();
+        folders.push(inherited);
+        Self { sandbox: sandbox.clone(), kubeconfig: checkout.kubeconfig(), path: folders.join(":"), namespace: None }
+    }
+
+    /// The same client in this namespace.
+    #[must_use]
+    pub fn namespace(&self, namespace: &str) -> Self {
+        Self { namespace: Some(namespace.to_owned()), ..self.clone() }
+    }
+
+    /// The namespace that this client works in; `default` when none was chosen.
+    #[must_use]
+    pub fn current_namespace(&self) -> &str {
+        self.namespace.as_deref().unwrap_or("default")
+    }
+
+    /// Any command inside the sandbox, with KUBECONFIG and PATH set.
+    ///
+    /// # Errors
+    /// When no lab runs.
+    pub fn inside(&self, program: &str) -> Result<Command> {
+        let mut command = self.sandbox.enter("env")?;
+        command
+            .arg(format!("KUBECONFIG={}", self.kubeconfig.display()))
+            .arg(format!("PATH={}", self.path))
+            .arg(program);
+        Ok(command)
+    }
+
+    /// A kubectl command that is not started yet.
+    ///
+    /// # Errors
+    /// When no lab runs.
+    pub fn command(&self, args: &[&str]) -> Result<Command> {
+        let mut command = self.inside("kubectl")?;
+        if let Some(namespace) = &self.namespace {
+            command.args(["--namespace", namespace]);
+        }
+        command.args(args);
+        Ok(command)
+    }
+
+    /// Runs kubectl; it must succeed.
+    ///
+    /// # Errors
+    /// What kubectl says.
+    pub fn run(&self, args: &[&str]) -> Result<String> {
+        check(&mut self.command(args)?)
+    }
+
+    /// Runs kubectl; any end is an answer.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn try_run(&self, args: &[&str]) -> Result<Finished> {
+        finish(&mut self.command(args)?)
+    }
+
+    /// Gets as JSON: `json(&["get", "pods"])`.
+    ///
+    /// # Errors
+    /// What kubectl says.
+    pub fn json(&self, args: &[&str]) -> Result<Value> {
+        let text = self.run(&[args, &["-o", "json"]].concat())?;
+        serde_json::from_str(&text).with_context(|| format!("kubectl {} printed no JSON", args.join(" ")))
+    }
+
+    /// Applies these YAML documents on the server's side; it must succeed.
+    ///
+    /// # Errors
+    /// What the API server or a webhook says.
+    pub fn apply(&self, yaml: &str) -> Result<String> {
+        check_with_input(&mut self.command(APPLY)?, yaml)
+    }
+
+    /// Applies these YAML documents; a refusal is an answer.
+    ///
+    /// # Errors
+    /// When kubectl cannot be started.
+    pub fn try_apply(&self, yaml: &str) -> Result<Finished> {
+        finish_with_input(&mut self.command(APPLY)?, yaml)
+    }
+
+    /// Deletes what these YAML documents name, if it is there, and waits until it is gone.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub fn delete(&self, yaml: &str) -> Result<String> {
+        check_with_input(&mut self.command(&["delete", "--ignore-not-found", "--wait", "-f", "-"])?, yaml)
+    }
+
+    /// Runs a command in a container: `exec("deploy/fortio", "fortio", &["fortio", "version"])`.
+    ///
+    /// # Errors
+    /// When it cannot be started, or the command ends with another code than 0.
+    pub fn exec(&self, target: &str, container: &str, args: &[&str]) -> Result<String> {
+        self.run(&[&["exec", target, "-c", container, "--"], args].concat())
+    }
+
+    /// As [`Kubectl::exec`], with any end of the command as an answer.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn try_exec(&self, target: &str, container: &str, args: &[&str]) -> Result<Finished> {
+        self.try_run(&[&["exec", target, "-c", container, "--"], args].concat())
+    }
+
+    /// Waits until a Deployment has all its pods, of the present template, available. On a failure the
+    /// error tells what the pods say.
+    ///
+    /// # Errors
+    /// When it is not so in time.
+    pub fn rolled_out(&self, workload: &str, limit: Duration) -> Result<()> {
+        let limit_argument = format!("--timeout={}s", limit.as_secs());
+        let answer = self.try_run(&["rollout", "status", workload, &limit_argument])?;
+        if answer.status.success() {
+            return Ok(());
+        }
+        let pods = self.try_run(&["get", "pods", "-o", "wide"])?;
+        let events = self.try_run(&["get", "events", "--sort-by=.lastTimestamp"])?;
+        bail!("{workload} is not available: {}\n{}\n{}", tail(&answer.all(), 3), pods.all(), tail(&events.all(), 12));
+    }
+
+    /// Waits until a look at the cluster holds.
+    ///
+    /// # Errors
+    /// As [`wait::until`].
+    pub fn until<T>(&self, what: &str, limit: Duration, mut look: impl FnMut(&Self) -> Result<Seen<T>>) -> Result<T> {
+        let start = Instant::now();
+        wait::until(what, limit, || look(self))
+            .with_context(|| format!("waited {:.1} s", start.elapsed().as_secs_f64()))
+    }
+}
+
+/// As the operator does; a field of ours that someone else changed is taken back.
+const APPLY: &[&str] = &["apply", "--server-side", "--force-conflicts", "--field-manager=lab", "-f", "-"];

@@ -1,0 +1,37 @@
+//! The lab: one real Kubernetes node with real Istio, built from package registries and run in
+//! namespaces of its own; and what scenarios need to judge traffic on it.
+//!
+//! ```text
+//! checkout ─> doctor ─> cache(parts) ─> images ─> sandbox(init) ─> cluster ─> istio ─> workloads ─> operator
+//!                                                     │
+//!                            scenarios <── Lab: kubectl, exec, Envoy statistics, namespaces
+//! ```
+//!
+//! The lab starts, stops and pins versions; it judges nothing but that it stands. Scenarios judge.
+
+pub mod cache;
+pub mod checkout;
+pub mod cli;
+pub mod cluster;
+pub mod demo;
+pub mod doctor;
+pub mod envoy;
+pub mod fortio;
+pub mod image;
+pub mod images;
+pub mod istio;
+pub mod kubectl;
+pub mod lab;
+pub mod namespace;
+pub mod operator;
+pub mod parts;
+pub mod pki;
+pub mod report;
+pub mod run;
+pub mod sandbox;
+pub mod scenarios;
+pub mod suite;
+pub mod wait;
+pub mod workloads;
+
+pub use crate::lab::{Lab, Options};

@@ -1,0 +1,43 @@
+//! In: a lab and the name of a scenario. Out: a namespace of its own with injection on, deleted afterwards;
+//! when the scenario fails, what is in it is printed first.
+
+use anyhow::Result;
+
+use crate::kubectl::Kubectl;
+use crate::lab::Lab;
+use crate::run::tail;
+
+/// Runs `work` in a fresh namespace. With `RESILIENCE_LAB_KEEP` set a failed one stays, to be looked at.
+///
+/// # Errors
+/// What `work` says.
+pub fn with_namespace<T>(lab: &Lab, scenario: &str, work: impl FnOnce(&Kubectl) -> Result<T>) -> Result<T> {
+    let name = format!("{}-{}", scenario.replace('_', "-"), std::process::id());
+    let manifest =
+        format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{istio-injection: enabled}}}}\n");
+    lab.kubectl().apply(&manifest)?;
+    let kubectl = lab.namespace(&name);
+    let result = work(&kubectl);
+    if result.is_err() {
+        eprintln!("state of {name}:\n{}", describe(&kubectl));
+        if std::env::var_os("RESILIENCE_LAB_KEEP").is_some() {
+            eprintln!("{name} is kept");
+            return result;
+        }
+    }
+    // Not waited for: nothing that comes later has this name.
+    lab.kubectl().run(&["delete", "namespace", &name, "--wait=false"])?;
+    result
+}
+
+fn describe(kubectl: &Kubectl) -> String {
+    let looks: [&[&str]; 3] = [
+        &["get", "pods,services,endpointslices", "-o", "wide"],
+        &["get", "destinationrules,virtualservices,sidecars", "-o", "yaml"],
+        &["get", "events", "--sort-by=.lastTimestamp"],
+    ];
+    let texts = looks
+        .iter()
+        .map(|look| kubectl.try_run(look).map_or_else(|error| format!("{error:#}"), |done| tail(&done.all(), 60)));
+    texts.collect::<Vec<_>>().join("\n")
+}

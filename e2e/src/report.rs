@@ -1,0 +1,99 @@
+//! In: the steps of a long command. Out: what a person sees of them: moving lines on a terminal, plain
+//! lines with times elsewhere.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+/// Shows steps on standard error. Steps may run beside each other.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Only on a terminal.
+    bars: Option<MultiProgress>,
+    start: Instant,
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Report {
+    /// A report that starts now.
+    #[must_use]
+    pub fn new() -> Self {
+        let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
+        Self { bars, start: Instant::now() }
+    }
+
+    /// Does one step, and shows that it runs, how long it took, and whether it failed.
+    ///
+    /// # Errors
+    /// The step's own.
+    pub fn step<T>(&self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let begun = Instant::now();
+        let bar = self.begin(name);
+        let result = work();
+        if let Some(bar) = bar {
+            bar.finish_and_clear();
+        }
+        let mark = if result.is_ok() { "ok    " } else { "failed" };
+        self.note(&format!("  {mark}  {name}  {}", seconds(begun.elapsed())));
+        result
+    }
+
+    /// One line between the steps.
+    pub fn note(&self, text: &str) {
+        match &self.bars {
+            // A terminal that went away is no reason to stop.
+            Some(bars) => drop(bars.println(text)),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    /// How long it has been since the report began.
+    #[must_use]
+    pub fn elapsed(&self) -> String {
+        seconds(self.start.elapsed())
+    }
+
+    fn begin(&self, name: &str) -> Option<ProgressBar> {
+        let Some(bars) = &self.bars else {
+            // A log shows what is under way before a long silence.
+            eprintln!("  …       {name}");
+            return None;
+        };
+        let bar = bars.add(ProgressBar::new_spinner());
+        bar.set_message(name.to_owned());
+        if let Ok(style) = ProgressStyle::with_template("  {spinner}       {msg}  {elapsed}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Some(bar)
+    }
+}
+
+/// A duration as people say it.
+#[must_use]
+pub fn seconds(duration: Duration) -> String {
+    let whole = duration.as_secs();
+    if whole >= 100 {
+        format!("{} min {:02} s", whole / 60, whole % 60)
+    } else {
+        format!("{:.1} s", duration.as_secs_f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_read_as_people_say_them() {
+        assert_eq!(seconds(Duration::from_millis(3_210)), "3.2 s");
+        assert_eq!(seconds(Duration::from_secs(125)), "2 min 05 s");
+    }
+}

@@ -1,0 +1,91 @@
+//! In: a lab. Out: whether one behaviour holds, judged at traffic, at Envoys' counters, or at what is left
+//! on the host. `cargo lab scenario` lists and runs them; a `cargo lab test` will run them all.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::checkout::Checkout;
+use crate::report::Report;
+
+pub mod at_rest;
+pub mod calls;
+pub mod corpus;
+pub mod drift;
+pub mod ejection;
+pub mod footprint;
+pub mod leaves_nothing;
+pub mod lifecycle;
+pub mod limits;
+pub mod raw_sample;
+pub mod side_by_side;
+pub mod stage;
+
+/// One behaviour.
+#[derive(Debug, Clone, Copy)]
+pub struct Scenario {
+    /// A sentence in snake case.
+    pub name: &'static str,
+    /// Judges it. Starts the labs that it needs; one that stands in this checkout it may use.
+    pub run: fn(&Checkout) -> Result<()>,
+}
+
+/// Those that judge policies on the lab of this checkout, with our operator in it.
+pub const ON_THE_LAB: &[Scenario] = &[
+    Scenario { name: "istio_raw_sample_trips", run: raw_sample::trips },
+    Scenario { name: "every_yaml_of_the_repository_is_taken_by_kubectl", run: corpus::every_yaml },
+    Scenario { name: "the_api_server_and_offline_validate_agree", run: corpus::agrees },
+    Scenario { name: "trips_by_pending_requests_and_heals", run: limits::trip_by_pending_requests },
+    Scenario { name: "trips_by_active_requests", run: limits::trip_by_active_requests },
+    Scenario { name: "nothing_is_limited_without_a_policy", run: limits::nothing_is_limited_without_a_policy },
+    Scenario { name: "a_failing_endpoint_is_ejected_and_returns", run: ejection::ejects_and_returns },
+    Scenario { name: "a_slow_call_is_cut_off", run: calls::times_out },
+    Scenario { name: "a_failed_call_is_tried_again_as_often_as_declared", run: calls::retries },
+    Scenario { name: "each_kind_of_drift_is_undone", run: drift::is_undone },
+    Scenario { name: "deleting_the_policy_restores", run: lifecycle::delete_restores },
+    Scenario { name: "a_refused_policy_does_not_stop_a_good_one", run: lifecycle::refused_beside_good },
+    Scenario { name: "of_two_policies_for_one_service_the_older_has_it", run: lifecycle::two_for_one_service },
+    Scenario { name: "a_policy_waits_for_its_service", run: lifecycle::waits_for_its_service },
+    Scenario { name: "killed_between_two_writes_it_ends_right", run: lifecycle::killed_between_two_writes },
+    Scenario { name: "at_rest_nothing_is_written", run: at_rest::nothing_is_written },
+];
+
+/// Those that judge the lab itself, in a second checkout beside this one.
+pub const OF_THE_LAB: &[Scenario] = &[
+    Scenario { name: "footprint_sees_each_kind_of_thing", run: leaves_nothing::footprint_sees },
+    Scenario { name: "down_leaves_nothing", run: leaves_nothing::after_down },
+    Scenario { name: "down_after_up_was_killed_early_leaves_nothing", run: leaves_nothing::after_early_kill },
+    Scenario { name: "down_after_up_was_killed_late_leaves_nothing", run: leaves_nothing::after_late_kill },
+    Scenario { name: "down_after_the_sandbox_was_killed_leaves_nothing", run: leaves_nothing::after_keeper_kill },
+    Scenario { name: "two_labs_live_side_by_side", run: side_by_side::live },
+];
+
+fn all() -> impl Iterator<Item = &'static Scenario> {
+    ON_THE_LAB.iter().chain(OF_THE_LAB)
+}
+
+/// Runs the named scenarios, or lists all when none is named.
+///
+/// # Errors
+/// When a name is not known; a scenario that fails is an exit code.
+pub fn run(checkout: &Checkout, names: &[String]) -> Result<ExitCode> {
+    if names.is_empty() {
+        for scenario in all() {
+            println!("{}", scenario.name);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let report = Report::new();
+    let mut failed = 0;
+    for name in names {
+        let Some(scenario) = all().find(|scenario| scenario.name == name) else {
+            anyhow::bail!("no scenario is called {name}; `cargo lab scenario` lists them");
+        };
+        if let Err(error) = report.step(name, || (scenario.run)(checkout)) {
+            report.note(&format!("{name}: {error:#}"));
+            failed += 1;
+        }
+    }
+    println!("{} passed, {failed} failed", names.len() - failed);
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,95 @@
+//! At rest nothing is written: counted at the API server, in the audit log of the operator's account.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::stage::{SOON, policy};
+use crate::checkout::Checkout;
+use crate::lab::Lab;
+use crate::namespace::with_namespace;
+use crate::wait::{self, Seen};
+
+const POLICIES: usize = 100;
+/// How long nothing may be written.
+const REST: Duration = Duration::from_mins(1);
+
+/// A hundred policies, a minute: no write by the operator.
+///
+/// # Errors
+/// When there is one, or the audit log does not show the writes that made them.
+pub fn nothing_is_written(checkout: &Checkout) -> Result<()> {
+    let lab = Lab::attach_to(checkout)?;
+    ensure!(lab.has_operator(), "the lab is up without our operator: `cargo lab up` puts it there");
+    with_namespace(&lab, "at-rest", |kubectl| {
+        let before = writes(checkout)?.len();
+        let objects = (0..POLICIES).flat_map(|number| {
+            let name = format!("service-{number}");
+            let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"ports": [{"name": "http", "port": 80}]}});
+            let spec = json!({"limits": {"perClient": {"activeRequests": 10}}, "timeouts": {"request": "3s"}, "ejection": {"consecutive5xx": 5}});
+            [service.to_string(), policy(&name, &name, &spec)]
+        });
+        kubectl.apply(&objects.collect::<Vec<_>>().join("\n---\n"))?;
+        kubectl.until("all are Ready", SOON * 2, |kubectl| {
+            let list = kubectl.json(&["get", "resilience"])?;
+            let ready = list["items"].as_array().into_iter().flatten().filter(|object| ready(object)).count();
+            Ok(if ready == POLICIES { Seen::Done(()) } else { Seen::NotYet(format!("{ready} of {POLICIES}")) })
+        })?;
+        let made = writes(checkout)?.len() - before;
+        // A rule, routes and a status each; events come on top.
+        ensure!(
+            made >= 3 * POLICIES,
+            "the audit log shows {made} writes for {POLICIES} policies: does it see the operator at all?"
+        );
+        let settled = settled(checkout)?;
+        let start = Instant::now();
+        wait::until("a minute passes without a write", REST * 2, || {
+            let now = writes(checkout)?;
+            ensure!(
+                now.len() == settled,
+                "written at rest:\n{}",
+                now[settled..].iter().map(line).collect::<Vec<_>>().join("\n")
+            );
+            Ok(if start.elapsed() >= REST { Seen::Done(()) } else { Seen::NotYet(format!("{:?}", start.elapsed())) })
+        })
+    })
+}
+
+/// Events are written beside the work; at rest means that they are out, too: no write for three seconds.
+fn settled(checkout: &Checkout) -> Result<usize> {
+    let mut last = (writes(checkout)?.len(), Instant::now());
+    wait::until("the operator comes to rest", SOON, || {
+        let now = writes(checkout)?.len();
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        Ok(if last.1.elapsed() >= Duration::from_secs(3) {
+            Seen::Done(now)
+        } else {
+            Seen::NotYet(format!("{now} writes"))
+        })
+    })
+}
+
+/// Every write of the operator's account that the API server has logged.
+fn writes(checkout: &Checkout) -> Result<Vec<Value>> {
+    let path = checkout.logs().join("audit.log");
+    let text = fs::read_to_string(&path).with_context(|| format!("the audit log {} cannot be read", path.display()))?;
+    let entries = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    Ok(entries
+        .filter(|entry| {
+            ["create", "update", "patch", "delete", "deletecollection"].iter().any(|verb| entry["verb"] == *verb)
+        })
+        .collect())
+}
+
+fn line(entry: &Value) -> String {
+    format!("{} {} {}", entry["verb"], entry["requestURI"], entry["requestReceivedTimestamp"])
+}
+
+fn ready(object: &Value) -> bool {
+    let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
+    conditions.into_iter().flatten().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}

@@ -1,0 +1,110 @@
+//! `cargo lab test`: everything that can be wrong, in the order in which it is cheap to learn. In: a
+//! checkout. Out: an exit code, and minutes per stage.
+
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::checkout::Checkout;
+use crate::lab::{Lab, Options};
+use crate::report::{Report, seconds};
+use crate::scenarios::{self, Scenario};
+
+/// One stage: its name, how long it took, how many of its parts passed and failed.
+struct Stage {
+    name: &'static str,
+    took: std::time::Duration,
+    passed: usize,
+    failed: usize,
+}
+
+/// Runs all stages. One that fails ends the run before the lab is started; scenarios all run.
+///
+/// # Errors
+/// When the lab cannot be started or ended.
+pub fn run(checkout: &Checkout) -> Result<ExitCode> {
+    let report = Report::new();
+    let mut stages = Vec::new();
+    for (name, args) in CARGO {
+        let stage = timed(name, &report, || cargo(checkout, args));
+        let broken = stage.failed > 0;
+        stages.push(stage);
+        if broken {
+            return Ok(conclude(&report, &stages));
+        }
+    }
+    let options = Options { operator: true, control_plane: false };
+    let begun = Instant::now();
+    let (lab, started) = match Lab::up(checkout, options, &report) {
+        Ok(up) => up,
+        Err(error) => {
+            report.note(&format!("the lab does not start: {error:#}"));
+            stages.push(Stage { name: "lab", took: begun.elapsed(), passed: 0, failed: 1 });
+            return Ok(conclude(&report, &stages));
+        }
+    };
+    stages.push(Stage { name: "lab", took: begun.elapsed(), passed: 1, failed: 0 });
+    stages.push(play(checkout, &report, "scenarios", scenarios::ON_THE_LAB));
+    drop(lab);
+    if started {
+        let begun = Instant::now();
+        let gone = report.step("end the lab", || Lab::down(checkout));
+        stages.push(Stage {
+            name: "down",
+            took: begun.elapsed(),
+            passed: usize::from(gone.is_ok()),
+            failed: usize::from(gone.is_err()),
+        });
+    } else {
+        report.note("the lab was up before and stays up");
+    }
+    stages.push(play(checkout, &report, "labs beside it", scenarios::OF_THE_LAB));
+    Ok(conclude(&report, &stages))
+}
+
+/// What cargo judges.
+const CARGO: &[(&str, &[&str])] = &[
+    ("format", &["fmt", "--all", "--check"]),
+    ("clippy", &["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"]),
+    ("tests", &["test", "--workspace", "--locked", "--quiet"]),
+];
+
+fn cargo(checkout: &Checkout, args: &[&str]) -> (usize, usize) {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let passed =
+        Command::new(program).args(args).current_dir(checkout.root()).status().is_ok_and(|status| status.success());
+    (usize::from(passed), usize::from(!passed))
+}
+
+fn timed(name: &'static str, report: &Report, work: impl FnOnce() -> (usize, usize)) -> Stage {
+    report.note(&format!("{name}:"));
+    let begun = Instant::now();
+    let (passed, failed) = work();
+    Stage { name, took: begun.elapsed(), passed, failed }
+}
+
+fn play(checkout: &Checkout, report: &Report, name: &'static str, scenarios: &[Scenario]) -> Stage {
+    timed(name, report, || {
+        let mut failed = 0;
+        for scenario in scenarios {
+            if let Err(error) = report.step(scenario.name, || (scenario.run)(checkout)) {
+                report.note(&format!("{}: {error:#}", scenario.name));
+                failed += 1;
+            }
+        }
+        (scenarios.len() - failed, failed)
+    })
+}
+
+fn conclude(report: &Report, stages: &[Stage]) -> ExitCode {
+    println!("{:<16} {:>14} {:>7} {:>7}", "stage", "took", "passed", "failed");
+    for stage in stages {
+        println!("{:<16} {:>14} {:>7} {:>7}", stage.name, seconds(stage.took), stage.passed, stage.failed);
+    }
+    let (passed, failed) =
+        stages.iter().fold((0, 0), |(passed, failed), stage| (passed + stage.passed, failed + stage.failed));
+    println!("all {:>27}", report.elapsed());
+    println!("{passed} passed, {failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,187 @@
+//! What the watches have seen, by namespace and name.
+//!
+//! In: one object at a time, or «this list is complete». Out: what was there before and what is there
+//! now, so that a change triggers whom it touched before as well as whom it touches now. Keeps lean
+//! views, not objects.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use kube::core::ObjectMeta;
+
+/// What is kept of one object.
+#[derive(Debug)]
+pub struct Entry<V> {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub uid: String,
+    /// Its version, if it is a number, as it is on every API server so far (and by contract since
+    /// Kubernetes 1.35). `None` counts as newer than anything.
+    pub version: Option<u128>,
+    /// The view.
+    pub view: V,
+}
+
+impl<V> Entry<V> {
+    /// An entry for the object with `meta`.
+    pub fn new(meta: &ObjectMeta, view: V) -> Self {
+        Self {
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            name: meta.name.clone().unwrap_or_default(),
+            uid: meta.uid.clone().unwrap_or_default(),
+            version: meta.resource_version.as_deref().and_then(|version| version.parse().ok()),
+            view,
+        }
+    }
+}
+
+/// One object before and after; at least one of the two is there.
+#[derive(Debug)]
+pub struct Delta<V> {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// As it was known.
+    pub before: Option<Arc<Entry<V>>>,
+    /// As it is known now.
+    pub after: Option<Arc<Entry<V>>>,
+}
+
+impl<V> Delta<V> {
+    /// Both sides that are there.
+    pub fn sides(&self) -> impl Iterator<Item = &Entry<V>> {
+        self.before.iter().chain(&self.after).map(AsRef::as_ref)
+    }
+}
+
+type Spaces<V> = HashMap<String, BTreeMap<String, Arc<Entry<V>>>>;
+
+/// All objects of one kind.
+#[derive(Debug)]
+pub struct Cache<V>(RwLock<Spaces<V>>);
+
+impl<V> Default for Cache<V> {
+    fn default() -> Self {
+        Self(RwLock::default())
+    }
+}
+
+impl<V> Cache<V> {
+    fn read(&self) -> RwLockReadGuard<'_, Spaces<V>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Spaces<V>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The object of that name.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Entry<V>>> {
+        self.read().get(namespace)?.get(name).cloned()
+    }
+
+    /// All objects of a namespace, by name.
+    pub fn within(&self, namespace: &str) -> Vec<Arc<Entry<V>>> {
+        self.read().get(namespace).into_iter().flat_map(BTreeMap::values).cloned().collect()
+    }
+
+    /// All objects.
+    pub fn all(&self) -> Vec<Arc<Entry<V>>> {
+        self.read().values().flat_map(BTreeMap::values).cloned().collect()
+    }
+
+    /// Takes what a watch saw or what a write was answered with. `None` if it is older than what is
+    /// known: a watch lags behind the answers to our own writes, and without this a reconcile in
+    /// between would see its own write undone and repeat it.
+    pub fn put(&self, entry: Entry<V>) -> Option<Delta<V>> {
+        let mut spaces = self.write();
+        let space = spaces.entry(entry.namespace.clone()).or_default();
+        let before = space.get(&entry.name).cloned();
+        if let Some(known) = &before
+            && known.uid == entry.uid
+            && matches!((known.version, entry.version), (Some(known), Some(new)) if new < known)
+        {
+            return None;
+        }
+        let entry = Arc::new(entry);
+        space.insert(entry.name.clone(), entry.clone());
+        Some(Delta { namespace: entry.namespace.clone(), name: entry.name.clone(), before, after: Some(entry) })
+    }
+
+    /// Takes a deletion. `None` if it is not known, or if another object has the name by now.
+    pub fn remove(&self, namespace: &str, name: &str, uid: &str) -> Option<Delta<V>> {
+        let mut spaces = self.write();
+        let space = spaces.get_mut(namespace)?;
+        if space.get(name)?.uid != uid {
+            return None;
+        }
+        let before = space.remove(name);
+        if space.is_empty() {
+            spaces.remove(namespace);
+        }
+        Some(Delta { namespace: namespace.to_owned(), name: name.to_owned(), before, after: None })
+    }
+
+    /// Takes the end of a list: what is in `scope` (a namespace; `None`: all) and was not listed is
+    /// gone, although no event said so.
+    pub fn retain(&self, scope: Option<&str>, listed: &HashSet<(String, String)>) -> Vec<Delta<V>> {
+        let gone: Vec<_> = {
+            let spaces = self.read();
+            let in_scope = spaces.iter().filter(|(namespace, _)| scope.is_none_or(|scope| scope == *namespace));
+            let entries = in_scope.flat_map(|(_, space)| space.values());
+            entries.filter(|entry| !listed.contains(&(entry.namespace.clone(), entry.name.clone()))).cloned().collect()
+        };
+        gone.iter().filter_map(|entry| self.remove(&entry.namespace, &entry.name, &entry.uid)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, uid: &str, version: u128, view: &'static str) -> Entry<&'static str> {
+        Entry { namespace: "ns".into(), name: name.into(), uid: uid.into(), version: Some(version), view }
+    }
+
+    #[test]
+    fn an_older_version_does_not_undo_a_newer_one() {
+        let cache = Cache::default();
+        cache.put(entry("a", "1", 9, "ours"));
+        assert!(cache.put(entry("a", "1", 8, "stale")).is_none());
+        assert_eq!(cache.get("ns", "a").unwrap().view, "ours");
+    }
+
+    #[test]
+    fn a_new_object_under_the_name_counts_whatever_its_version() {
+        let cache = Cache::default();
+        cache.put(entry("a", "1", 9, "first"));
+        let delta = cache.put(entry("a", "2", 3, "second")).unwrap();
+        assert_eq!(delta.sides().map(|side| side.view).collect::<Vec<_>>(), ["first", "second"]);
+    }
+
+    #[test]
+    fn a_late_deletion_does_not_take_the_successor() {
+        let cache = Cache::default();
+        cache.put(entry("a", "2", 9, "second"));
+        assert!(cache.remove("ns", "a", "1").is_none());
+        assert!(cache.get("ns", "a").is_some());
+    }
+
+    #[test]
+    fn what_a_list_no_longer_has_is_gone_within_its_scope_only() {
+        let cache = Cache::default();
+        cache.put(entry("a", "1", 1, ""));
+        cache.put(entry("b", "2", 1, ""));
+        cache.put(Entry { namespace: "other".into(), ..entry("c", "3", 1, "") });
+        let listed = HashSet::from([("ns".to_owned(), "b".to_owned())]);
+        let gone: Vec<_> = cache.retain(Some("ns"), &listed).into_iter().map(|delta| delta.name).collect();
+        assert_eq!(gone, ["a"]);
+        assert_eq!(cache.all().len(), 2);
+    }
+}

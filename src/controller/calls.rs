@@ -1,0 +1,317 @@
+//! Every call that a reconcile makes, each with a deadline, and what its failure means.
+//!
+//! Decides nothing: takes an object as it should be and gives back how the API server holds it.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use kube::{
+    Api, Client,
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
+    core::{DeserializeGuard, PartialObjectMeta},
+};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::world::istio_resource;
+use crate::{api::Resilience, istio::Kind, names, runtime::metrics::Metrics, translate::DesiredObject};
+
+/// kube's client waits for an answer for ever.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The metric label of what is written to the object of a policy itself.
+const STATUS: &str = "ResilienceStatus";
+
+/// A resource version that no object has ever had; see [`Calls::create`].
+const NEVER: &str = "1";
+
+/// The API server, as reconciles use it.
+#[derive(Clone)]
+pub struct Calls {
+    client: Client,
+    metrics: Arc<Metrics>,
+    deadline: Duration,
+}
+
+/// A call that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{verb} {object} failed: {cause}")]
+pub struct CallError {
+    verb: &'static str,
+    object: String,
+    #[source]
+    cause: Cause,
+}
+
+/// Why.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// No answer in time. The call may have had its effect.
+    #[error("no answer from the API server within {} s", .0.as_secs())]
+    Timeout(Duration),
+    /// The API server's answer, in its words.
+    #[error("{}", .0.message)]
+    Answer(Box<kube::core::Status>),
+    /// No answer that could be understood.
+    #[error("{0}")]
+    Transport(#[source] kube::Error),
+}
+
+/// What a failure means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The object itself was refused: the same bytes will be refused again.
+    Refused,
+    /// It is not the object any more that the decision was about.
+    Changed,
+    /// It, its namespace or its kind is not there.
+    Gone,
+    /// We may not. Somebody has to give us the right.
+    Forbidden,
+    /// The API server could not, or was not reached. Heals by itself.
+    Unavailable,
+}
+
+impl CallError {
+    /// What the failure means.
+    pub fn verdict(&self) -> Verdict {
+        match &self.cause {
+            Cause::Answer(status) => verdict(status),
+            Cause::Timeout(_) | Cause::Transport(_) => Verdict::Unavailable,
+        }
+    }
+}
+
+fn verdict(status: &kube::core::Status) -> Verdict {
+    let about_identity = status.details.iter().flat_map(|details| &details.causes).any(|cause| {
+        // Not the spec is wrong but the object another one than was meant.
+        cause.field == "metadata.uid"
+    });
+    match status.code {
+        400 | 413 | 422 if !about_identity => Verdict::Refused,
+        409 | 422 => Verdict::Changed,
+        404 => Verdict::Gone,
+        // A webhook or an admission policy chooses its code, and 403 is a favourite; RBAC does not
+        // speak of denial. A namespace on its way out is 403 as well, and ends with the policy.
+        403 if status.message.contains("denied") => Verdict::Refused,
+        401 | 403 => Verdict::Forbidden,
+        // An older Istio's CRD does not know a field (measured M78).
+        500 if status.message.contains("field not declared in schema") => Verdict::Refused,
+        _ => Verdict::Unavailable,
+    }
+}
+
+/// How an object is called in errors and logs.
+fn called(kind: impl fmt::Display, namespace: &str, name: &str) -> String {
+    format!("{kind} {namespace}/{name}")
+}
+
+impl Calls {
+    /// Calls through `client`.
+    pub fn new(client: Client, metrics: Arc<Metrics>, deadline: Duration) -> Self {
+        Self { client, metrics, deadline }
+    }
+
+    async fn within<T>(
+        &self,
+        verb: &'static str,
+        object: String,
+        call: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, CallError> {
+        let cause = match timeout(self.deadline, call).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(kube::Error::Api(status))) => Cause::Answer(status),
+            Ok(Err(error)) => Cause::Transport(error),
+            Err(_) => Cause::Timeout(self.deadline),
+        };
+        Err(CallError { verb, object, cause })
+    }
+
+    fn istio(&self, kind: Kind, namespace: &str) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), namespace, &istio_resource(kind))
+    }
+
+    fn policies(&self, namespace: &str) -> Api<Resilience> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// Creates an object, and does nothing else: if one of that name is there, fails as changed.
+    ///
+    /// An apply without precondition would merge into whatever took the name since we looked, and put
+    /// our owner on it, so that it would die with our policy. A POST would not, but the API server
+    /// books its fields on us as «Update» besides the «Apply» of all later writes, and what two
+    /// entries own, an apply that leaves it out does not remove. So: an apply with a resource version
+    /// that no object can have. Where there is an object, it is a conflict; where there is none, the
+    /// API server has nothing to compare it with and creates (tried on Kubernetes 1.36: 201, then 409).
+    pub async fn create(&self, namespace: &str, object: &DesiredObject) -> Result<DynamicObject, CallError> {
+        self.apply("create", namespace, object, "resourceVersion", NEVER).await
+    }
+
+    /// Changes the object with that uid to what is desired, and no successor of it.
+    pub async fn update(&self, namespace: &str, object: &DesiredObject, uid: &str) -> Result<DynamicObject, CallError> {
+        self.apply("update", namespace, object, "uid", uid).await
+    }
+
+    async fn apply(
+        &self,
+        verb: &'static str,
+        namespace: &str,
+        object: &DesiredObject,
+        key: &str,
+        value: &str,
+    ) -> Result<DynamicObject, CallError> {
+        let mut body = object.json.clone();
+        if let Some(Value::Object(metadata)) = body.get_mut("metadata") {
+            metadata.insert(key.to_owned(), value.into());
+        }
+        let how = PatchParams::apply(names::FIELD_MANAGER).force().validation_strict();
+        let api = self.istio(object.kind, namespace);
+        let patch = Patch::Apply(&body);
+        let call = api.patch(&object.name, &how, &patch);
+        let answer = self.within(verb, called(object.kind, namespace, &object.name), call).await?;
+        self.metrics.wrote(object.kind.as_str(), verb);
+        Ok(answer)
+    }
+
+    /// Takes away fields that others own, from the version that was read.
+    pub async fn strip(&self, kind: Kind, seen: &DynamicObject, mut patch: Value) -> Result<DynamicObject, CallError> {
+        let (namespace, name) =
+            (seen.metadata.namespace.clone().unwrap_or_default(), seen.metadata.name.clone().unwrap_or_default());
+        if let (Value::Object(patch), Some(version)) = (&mut patch, &seen.metadata.resource_version) {
+            let metadata = patch.entry("metadata").or_insert_with(|| json!({}));
+            if let Value::Object(metadata) = metadata {
+                metadata.insert("resourceVersion".to_owned(), version.clone().into());
+            }
+        }
+        let how = PatchParams {
+            field_manager: Some(names::FIELD_MANAGER.to_owned()),
+            ..PatchParams::default().validation_strict()
+        };
+        let api = self.istio(kind, &namespace);
+        let patch = Patch::Merge(&patch);
+        let answer = self.within("strip", called(kind, &namespace, &name), api.patch(&name, &how, &patch)).await?;
+        self.metrics.wrote(kind.as_str(), "strip");
+        Ok(answer)
+    }
+
+    /// Deletes the object with that uid. Gone, or another by now, is what was asked for.
+    pub async fn delete(&self, kind: Kind, namespace: &str, name: &str, uid: &str) -> Result<(), CallError> {
+        let how = DeleteParams {
+            preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+            ..DeleteParams::background()
+        };
+        let api = self.istio(kind, namespace);
+        match self.within("delete", called(kind, namespace, name), api.delete(name, &how)).await {
+            Ok(_) => {
+                self.metrics.wrote(kind.as_str(), "delete");
+                Ok(())
+            }
+            Err(error) if matches!(error.verdict(), Verdict::Gone | Verdict::Changed) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts a status on the object with that uid. Ours are all fields of it that are not named in
+    /// `status`, so they go. Gives the object as it is then; `None` if it is gone.
+    pub async fn status(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        status: &Value,
+    ) -> Result<Option<DeserializeGuard<Resilience>>, CallError> {
+        let body = json!({
+            "apiVersion": names::API_VERSION,
+            "kind": names::KIND,
+            "metadata": {"name": name, "namespace": namespace, "uid": uid},
+            "status": status,
+        });
+        let how = PatchParams::apply(names::FIELD_MANAGER).force().validation_strict();
+        self.write_status(namespace, name, &how, &Patch::Apply(&body)).await
+    }
+
+    /// Merges into the status of an object that we cannot read, and which an apply could not either.
+    pub async fn raw_status(&self, namespace: &str, name: &str, uid: &str, status: &Value) -> Result<(), CallError> {
+        let body = json!({"metadata": {"uid": uid}, "status": status});
+        let how = PatchParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        self.write_status(namespace, name, &how, &Patch::Merge(&body)).await.map(drop)
+    }
+
+    async fn write_status(
+        &self,
+        namespace: &str,
+        name: &str,
+        how: &PatchParams,
+        patch: &Patch<&Value>,
+    ) -> Result<Option<DeserializeGuard<Resilience>>, CallError> {
+        let api: Api<DeserializeGuard<Resilience>> = Api::namespaced(self.client.clone(), namespace);
+        let called = called("the status of Resilience", namespace, name);
+        match self.within("write", called, api.patch_status(name, how, patch)).await {
+            Ok(answer) => {
+                self.metrics.wrote(STATUS, "apply");
+                Ok(Some(answer))
+            }
+            // The event of that is on its way.
+            Err(error) if matches!(error.verdict(), Verdict::Gone | Verdict::Changed) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The policy of that name as it is now, and not as a cache has it: its uid, if it is there.
+    pub async fn uid_of_policy(&self, namespace: &str, name: &str) -> Result<Option<String>, CallError> {
+        let api = self.policies(namespace);
+        let call = api.get_metadata_opt(name);
+        let found: Option<PartialObjectMeta<Resilience>> =
+            self.within("read", called("Resilience", namespace, name), call).await?;
+        Ok(found.and_then(|policy| policy.metadata.uid))
+    }
+
+    /// The policy of that name as JSON, for one that is not of our types.
+    pub async fn raw_policy(&self, namespace: &str, name: &str) -> Result<Option<DynamicObject>, CallError> {
+        let resource = kube::api::ApiResource::erase::<Resilience>(&());
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
+        self.within("read", called("Resilience", namespace, name), api.get_opt(name)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    fn answer(code: u16, message: &str) -> Status {
+        Status { code, message: message.to_owned(), ..Status::default() }
+    }
+
+    #[test]
+    fn every_answer_that_was_seen_has_its_meaning() {
+        let rows = [
+            (422, "is invalid: spec.trafficPolicy: Invalid value", Verdict::Refused),
+            (
+                400,
+                r#"admission webhook "validation.istio.io" denied the request: configuration is invalid"#,
+                Verdict::Refused,
+            ),
+            (403, r#"admission webhook "policy.example" denied the request: not on Fridays"#, Verdict::Refused),
+            (403, "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no", Verdict::Refused),
+            (500, "failed to create typed patch object: .spec.x: field not declared in schema", Verdict::Refused),
+            (403, r#"destinationrules is forbidden: User "x" cannot patch resource"#, Verdict::Forbidden),
+            (401, "Unauthorized", Verdict::Forbidden),
+            (404, r#"namespaces "x" not found"#, Verdict::Gone),
+            (409, "the object has been modified", Verdict::Changed),
+            (500, "failed calling webhook: connection refused", Verdict::Unavailable),
+            (503, "", Verdict::Unavailable),
+            (429, "too many requests", Verdict::Unavailable),
+        ];
+        for (code, message, expected) in rows {
+            assert_eq!(verdict(&answer(code, message)), expected, "{code} {message}");
+        }
+    }
+
+    #[test]
+    fn another_uid_is_another_object_and_no_refusal() {
+        let details = serde_json::from_value(json!({"causes": [{"field": "metadata.uid"}]})).unwrap();
+        let status = Status { details, ..answer(422, "metadata.uid: field is immutable") };
+        assert_eq!(verdict(&status), Verdict::Changed);
+    }
+}

@@ -1,0 +1,72 @@
+//! What is taken away: from a policy that goes, that is gone, or that an older one has overtaken.
+//!
+//! There is no finalizer: an operator that is gone must not keep policies alive. The garbage collector
+//! is the net by the ownerReferences; this is faster, and VirtualServices go before DestinationRules.
+
+use super::{
+    apply::{Hands, delete_all},
+    cache::Entry,
+    calls::CallError,
+    relations::is_policy,
+    world::World,
+};
+use crate::{
+    diff::Prune,
+    istio::{Existing, Kind},
+    names,
+};
+
+/// Deletes everything of the policy with `uid`.
+pub async fn release(hands: &Hands, namespace: &str, uid: &str) -> Result<Vec<String>, CallError> {
+    let ours = prune(&hands.world, namespace, |object| is_of(object, uid));
+    delete_all(hands, namespace, &ours).await
+}
+
+/// Deletes what earlier policies of the name `name` left behind. `alive` is the uid of the one that
+/// is there now, `last` that of the last one that was seen.
+pub async fn sweep(
+    hands: &Hands,
+    namespace: &str,
+    name: &str,
+    alive: Option<&str>,
+    last: Option<&str>,
+) -> Result<Vec<String>, CallError> {
+    let left = |object: &Existing, alive: Option<&str>| {
+        if alive.is_some_and(|alive| is_of(object, alive)) {
+            return false;
+        }
+        let owner = object.owners.iter().find(|owner| is_policy(owner) && owner.name == name);
+        let dead = |uid: &str| alive != Some(uid);
+        match owner {
+            Some(owner) => dead(&owner.uid),
+            // Its owner was stripped: the label still says whose it was.
+            None => last.is_some_and(|last| dead(last) && is_of(object, last)),
+        }
+    };
+    if prune(&hands.world, namespace, |object| left(object, alive)).is_empty() {
+        return Ok(Vec::new());
+    }
+    // A cache that lags behind, as after a list from a lagging API server, may miss a policy that is
+    // there. Deleting its objects would be an outage, so this one time the truth is asked for.
+    let now = hands.calls.uid_of_policy(namespace, name).await?;
+    let orphans = prune(&hands.world, namespace, |object| {
+        left(object, alive) && !now.as_deref().is_some_and(|now| is_of(object, now))
+    });
+    delete_all(hands, namespace, &orphans).await
+}
+
+fn is_of(object: &Existing, uid: &str) -> bool {
+    object.owners.iter().any(|owner| owner.uid == uid)
+        || object.labels.get(names::LABEL_OWNER_UID).is_some_and(|label| label == uid)
+}
+
+/// Everything that is `meant` and not on its way out already, VirtualServices first.
+fn prune(world: &World, namespace: &str, meant: impl Fn(&Existing) -> bool) -> Vec<Prune> {
+    let of_kind = |kind: Kind| {
+        let entries = world.istio(kind).within(namespace);
+        let meant = entries.iter().filter(|entry| !entry.view.deleting && meant(&entry.view));
+        let prune = |entry: &Entry<Existing>| Prune { kind, name: entry.name.clone(), uid: Some(entry.uid.clone()) };
+        meant.map(|entry| prune(entry)).collect::<Vec<_>>()
+    };
+    Kind::ALL.into_iter().rev().flat_map(of_kind).collect()
+}

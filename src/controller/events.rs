@@ -1,0 +1,110 @@
+//! Events on a policy: one place, from its outcome, and only when something changed.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{
+    Resource as _,
+    runtime::events::{Event, EventType, Recorder},
+};
+use tokio::time::timeout;
+
+use crate::{
+    api::{
+        Resilience, ResilienceStatus,
+        conditions::{ACCEPTED, PROGRAMMED},
+    },
+    status::Outcome,
+};
+
+/// An event is never worth holding up a reconcile.
+const DEADLINE: Duration = Duration::from_secs(3);
+
+/// Longest note that the API takes.
+const NOTE_LIMIT: usize = 1_024;
+
+/// Says it, if there is something new to say. Failure is only logged: status has it as well.
+pub async fn publish(recorder: &Recorder, resilience: &Resilience, outcome: &Outcome) {
+    if let Some(event) = event(resilience.status.as_ref(), outcome) {
+        send(recorder, &event, &resilience.object_ref(&())).await;
+    }
+}
+
+async fn send(recorder: &Recorder, event: &Event, about: &ObjectReference) {
+    let failure = match timeout(DEADLINE, recorder.publish(event, about)).await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {} s", DEADLINE.as_secs()),
+    };
+    tracing::warn!(reason = event.reason, failure, "an event was not published");
+}
+
+/// What `outcome` adds to what the status said before.
+fn event(before: Option<&ResilienceStatus>, outcome: &Outcome) -> Option<Event> {
+    let (type_, condition, writes) = match outcome {
+        Outcome::Rejected(_) | Outcome::Conflicted(_) | Outcome::Superseded(_) => {
+            (EventType::Warning, ACCEPTED, &[][..])
+        }
+        Outcome::Waiting(_) => (EventType::Normal, ACCEPTED, &[][..]),
+        Outcome::Programmed(_, applied) => (EventType::Normal, PROGRAMMED, applied.writes.as_slice()),
+        Outcome::Refused(..) | Outcome::Failed(..) => (EventType::Warning, PROGRAMMED, &[][..]),
+    };
+    let message = outcome.message();
+    let said = before.is_some_and(|status| {
+        let mut conditions = status.conditions.iter();
+        conditions.any(|c| c.type_ == condition && c.reason == outcome.reason().as_str() && c.message == message)
+    });
+    if said && writes.is_empty() {
+        return None;
+    }
+    let note = if writes.is_empty() { message } else { writes.join("; ") };
+    Some(Event {
+        type_,
+        reason: outcome.reason().as_str().to_owned(),
+        note: Some(cut(note)),
+        action: "Reconcile".to_owned(),
+        secondary: None,
+    })
+}
+
+/// Cuts on a character.
+fn cut(mut note: String) -> String {
+    if note.len() > NOTE_LIMIT {
+        let end = (0..=NOTE_LIMIT - '…'.len_utf8()).rev().find(|end| note.is_char_boundary(*end)).unwrap_or(0);
+        note.truncate(end);
+        note.push('…');
+    }
+    note
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::{api::ResilienceSpec, status};
+
+    fn policy() -> Resilience {
+        let spec =
+            ResilienceSpec { target_refs: Vec::new(), limits: None, ejection: None, timeouts: None, retries: None };
+        Resilience::new("a", spec)
+    }
+
+    #[test]
+    fn the_same_outcome_is_said_once() {
+        let mut policy = policy();
+        let outcome = Outcome::Waiting("Service a does not exist".into());
+        assert!(event(policy.status.as_ref(), &outcome).is_some());
+        policy.status = status::status(&policy, &outcome, Timestamp::UNIX_EPOCH);
+        assert!(event(policy.status.as_ref(), &outcome).is_none());
+        let another = Outcome::Waiting("Service b does not exist".into());
+        assert!(event(policy.status.as_ref(), &another).is_some());
+    }
+
+    #[test]
+    fn a_long_note_is_cut_on_a_character() {
+        let note = cut("ä".repeat(NOTE_LIMIT));
+        assert!(note.len() <= NOTE_LIMIT && note.ends_with('…'), "{}", note.len());
+        assert_eq!(cut("short".into()), "short");
+    }
+}

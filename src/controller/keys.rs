@@ -1,0 +1,147 @@
+//! The names that the controller knows.
+//!
+//! kube's controller looks an object up before it calls the reconciler, and drops the call if there is
+//! none. But a policy that is gone has to be cleaned up after. So the controller is given names and
+//! nothing else, and a name stays until nothing is left of its policy; what it stands for is looked up
+//! in the [`World`](super::world::World).
+
+use std::sync::{Mutex, PoisonError};
+
+use futures::channel::mpsc;
+use kube::{
+    core::{ObjectMeta, PartialObjectMeta},
+    runtime::{
+        reflector::{
+            ObjectRef, Store,
+            store::{Writer, store},
+        },
+        watcher::Event,
+    },
+};
+
+use super::{relations::Names, world::World};
+use crate::api::Resilience;
+
+/// A name in a namespace, and the uid of the last policy that had it.
+pub type Key = PartialObjectMeta<Resilience>;
+
+/// All names, and the queue of those to look at.
+pub struct Keys {
+    writer: Mutex<Writer<Key>>,
+    store: Store<Key>,
+    queue: mpsc::UnboundedSender<ObjectRef<Key>>,
+}
+
+impl Keys {
+    /// No names yet, and the end of the queue from which the controller takes.
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<ObjectRef<Key>>) {
+        let (store, writer) = store();
+        let (queue, requests) = mpsc::unbounded();
+        (Self { writer: Mutex::new(writer), store, queue }, requests)
+    }
+
+    /// The names, as the controller reads them. Not ready before [`Keys::open`].
+    pub fn store(&self) -> Store<Key> {
+        self.store.clone()
+    }
+
+    /// Lets the controller begin.
+    pub fn open(&self) {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.store.state();
+        writer.apply_watcher_event(&Event::Init);
+        for key in known {
+            writer.apply_watcher_event(&Event::InitApply(Key::clone(&key)));
+        }
+        writer.apply_watcher_event(&Event::InitDone);
+    }
+
+    /// Asks for a look at each of `names`.
+    pub fn look_at_all(&self, world: &World, namespace: &str, names: &Names) {
+        for name in names {
+            let policy = world.policies.get(namespace, name);
+            self.look_at(namespace, name, policy.as_ref().map(|policy| policy.uid.as_str()));
+        }
+    }
+
+    /// Asks for a look at a name. `uid`: of the policy that has it, if there is one.
+    pub fn look_at(&self, namespace: &str, name: &str, uid: Option<&str>) {
+        let reference = ObjectRef::new(name).within(namespace);
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.store.get(&reference);
+        let same = known.is_some_and(|known| uid.is_none() || known.metadata.uid.as_deref() == uid);
+        if !same {
+            writer.apply_watcher_event(&Event::Apply(key(namespace, name, uid)));
+        }
+        drop(writer);
+        // Fails when the controller has ended, and then nobody looks at anything.
+        let _ended = self.queue.unbounded_send(reference);
+    }
+
+    /// Forgets a name unless `alive`, which is asked while no name can be added: a policy that comes
+    /// at this very moment is in the world before it is looked at.
+    pub fn forget(&self, namespace: &str, name: &str, alive: impl FnOnce() -> bool) {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if !alive() {
+            writer.apply_watcher_event(&Event::Delete(key(namespace, name, None)));
+        }
+    }
+}
+
+fn key(namespace: &str, name: &str, uid: Option<&str>) -> Key {
+    Key {
+        types: None,
+        metadata: ObjectMeta {
+            namespace: Some(namespace.to_owned()),
+            name: Some(name.to_owned()),
+            uid: uid.map(str::to_owned),
+            ..ObjectMeta::default()
+        },
+        _phantom: std::marker::PhantomData,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(keys: &Keys) -> Vec<(String, Option<String>)> {
+        let mut known: Vec<_> = keys
+            .store()
+            .state()
+            .iter()
+            .map(|key| (key.metadata.name.clone().unwrap(), key.metadata.uid.clone()))
+            .collect();
+        known.sort();
+        known
+    }
+
+    #[test]
+    fn opening_keeps_the_names_that_were_asked_for_before() {
+        let (keys, _requests) = Keys::new();
+        keys.look_at("ns", "a", Some("1"));
+        keys.open();
+        keys.look_at("ns", "b", None);
+        assert_eq!(known(&keys), [("a".into(), Some("1".into())), ("b".into(), None)]);
+    }
+
+    #[test]
+    fn the_uid_of_a_policy_that_is_gone_is_remembered_until_another_has_the_name() {
+        let (keys, _requests) = Keys::new();
+        keys.look_at("ns", "a", Some("1"));
+        keys.look_at("ns", "a", None);
+        assert_eq!(known(&keys), [("a".into(), Some("1".into()))]);
+        keys.look_at("ns", "a", Some("2"));
+        assert_eq!(known(&keys), [("a".into(), Some("2".into()))]);
+    }
+
+    #[test]
+    fn a_name_that_is_alive_again_is_not_forgotten() {
+        let (keys, _requests) = Keys::new();
+        keys.look_at("ns", "a", None);
+        keys.forget("ns", "a", || true);
+        assert_eq!(known(&keys).len(), 1);
+        keys.forget("ns", "a", || false);
+        assert_eq!(known(&keys).len(), 0);
+    }
+}

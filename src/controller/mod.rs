@@ -1,0 +1,355 @@
+//! The controller: watches, whom each change concerns, and the reconcile of one policy.
+//!
+//! In: a client and settings. Out: DestinationRules, VirtualServices, status, events. Decides nothing:
+//! what is legal, what should exist and what must change are pure functions of the crate.
+//!
+//! ```text
+//! watch ──> World (caches) ──> relations ──> Keys (names) ──> kube's Controller ──> attend ──> reconcile
+//!                  ^                                                                   │
+//!                  └────────────────── answers to our own writes ──────────────────────┘
+//! ```
+
+mod apply;
+mod cache;
+mod calls;
+mod cleanup;
+mod events;
+mod keys;
+mod observe;
+mod reconcile;
+mod relations;
+mod retry;
+mod watch;
+mod world;
+
+use std::{
+    convert::Infallible,
+    fmt::Debug,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::{FutureExt as _, StreamExt as _, channel::mpsc::UnboundedReceiver, future::BoxFuture, stream};
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use kube::{
+    Api, Client, Resource, ResourceExt as _,
+    api::DynamicObject,
+    core::DeserializeGuard,
+    runtime::{
+        controller::{self, Action, Controller},
+        events::{Recorder, Reporter},
+        reflector::ObjectRef,
+    },
+};
+use serde::de::DeserializeOwned;
+use tokio::{task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api::Resilience,
+    istio::{Existing, Kind},
+    names,
+    runtime::{admin::Health, metrics::Metrics, wait_for_crds::Needed},
+    status::Outcome,
+    validate,
+};
+use apply::Hands;
+use cache::{Cache, Delta, Entry};
+use calls::{CallError, Calls, Verdict};
+use keys::{Key, Keys};
+use reconcile::{Context, reconcile, report_unreadable};
+use relations::Names;
+use retry::{Class, Retries};
+use watch::{Listed, Watch};
+use world::{Policy, World, istio_resource};
+
+/// How long reconciles under way may take to end after the signal.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What the controller holds readiness by, until everything is listed.
+pub const GATE: &str = "caches";
+
+/// The kinds that must be served before the controller can begin.
+pub const NEEDED: [Needed; 3] = [
+    Needed {
+        group_version: names::API_VERSION,
+        plural: "resiliences",
+        hint: "apply crds/resilience.yaml of this version",
+    },
+    Needed {
+        group_version: names::ISTIO_API_VERSION,
+        plural: Kind::DestinationRule.plural(),
+        hint: "install Istio 1.22 or later",
+    },
+    Needed {
+        group_version: names::ISTIO_API_VERSION,
+        plural: Kind::VirtualService.plural(),
+        hint: "install Istio 1.22 or later",
+    },
+];
+
+/// What the controller is told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The cluster's domain.
+    pub cluster_domain: String,
+    /// Namespaces to work in; empty: all.
+    pub namespaces: Vec<String>,
+    /// Policies under work at a time; at least 1.
+    pub concurrency: u16,
+    /// How often a policy at rest is looked at again.
+    pub resync: Duration,
+    /// How long one call may take.
+    pub deadline: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            cluster_domain: names::DEFAULT_CLUSTER_DOMAIN.to_owned(),
+            namespaces: Vec::new(),
+            concurrency: 16,
+            resync: Duration::from_hours(1),
+            deadline: calls::DEADLINE,
+        }
+    }
+}
+
+/// Everything that lives as long as the controller.
+struct Shared {
+    context: Context,
+    keys: Arc<Keys>,
+    retries: Retries,
+    metrics: Arc<Metrics>,
+}
+
+impl Shared {
+    /// And the end of the queue from which names are taken.
+    fn new(
+        client: &Client,
+        options: &Options,
+        metrics: &Arc<Metrics>,
+    ) -> (Arc<Self>, UnboundedReceiver<ObjectRef<Key>>) {
+        let (keys, requests) = Keys::new();
+        let (keys, world) = (Arc::new(keys), Arc::<World>::default());
+        let (told, around, domain) = (keys.clone(), world.clone(), options.cluster_domain.clone());
+        let deleted = move |delta: &Delta<Existing>| {
+            told.look_at_all(&around, &delta.namespace, &relations::of_istio(delta, &around, &domain));
+        };
+        let shared = Arc::new(Self {
+            context: Context {
+                hands: Hands {
+                    calls: Calls::new(client.clone(), metrics.clone(), options.deadline),
+                    world: world.clone(),
+                    deleted: Box::new(deleted),
+                },
+                recorder: Recorder::new(client.clone(), Reporter::from(names::OPERATOR)),
+                settings: validate::Settings { cluster_domain: options.cluster_domain.clone() },
+            },
+            keys,
+            retries: Retries::new(options.resync),
+            metrics: metrics.clone(),
+        });
+        metrics.tally_with(move || world.tally());
+        (shared, requests)
+    }
+}
+
+/// Runs until `stop`, and then until the reconciles under way have ended, for ten seconds at most.
+///
+/// # Errors
+/// If a watch ended, which it never should: from then on, decisions would rest on old news.
+pub async fn run(
+    client: Client,
+    options: Options,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    health.block(GATE, "not everything has been listed yet");
+    let (shared, requests) = Shared::new(&client, &options, &metrics);
+    let listed = Arc::new(Listed::default());
+    let watches = Wiring { client, shared: shared.clone(), listed: listed.clone() }.watches(&options.namespaces);
+    let number = u32::try_from(watches.len()).unwrap_or(u32::MAX);
+    let mut watches: JoinSet<()> = watches.into_iter().collect();
+    // No decision from a world that is half listed: foreign objects would be missing in it, and our
+    // own would seem not to be there yet.
+    let begin = async {
+        listed.all(number).await;
+        tracing::info!("everything is listed, beginning");
+        shared.keys.open();
+        health.open(GATE);
+        std::future::pending::<()>().await;
+    };
+    let mut controller = Controller::for_stream(stream::empty(), shared.keys.store())
+        .with_config(controller::Config::default().concurrency(options.concurrency.max(1)))
+        .reconcile_on(requests)
+        .graceful_shutdown_on(stop.clone().cancelled_owned())
+        .run(attend, |_, never: &Infallible, _| match *never {}, shared.clone())
+        .for_each(|_| std::future::ready(()))
+        .boxed();
+    tokio::select! {
+        () = begin => {}
+        () = &mut controller => {}
+        _ = watches.join_next() => anyhow::bail!("a watch ended; starting anew is the way back to a whole view"),
+        () = stop.cancelled() => {}
+    }
+    if timeout(DRAIN, controller).await.is_err() {
+        tracing::warn!("reconciles were still under way after {} s; the next start finishes them", DRAIN.as_secs());
+    }
+    Ok(())
+}
+
+/// What all watches are made of.
+struct Wiring {
+    client: Client,
+    shared: Arc<Shared>,
+    listed: Arc<Listed>,
+}
+
+impl Wiring {
+    /// All watches: one a kind and namespace.
+    fn watches(&self, namespaces: &[String]) -> Vec<BoxFuture<'static, ()>> {
+        if namespaces.is_empty() {
+            return self.watches_of(None);
+        }
+        namespaces.iter().flat_map(|namespace| self.watches_of(Some(namespace))).collect()
+    }
+
+    fn watches_of(&self, scope: Option<&str>) -> Vec<BoxFuture<'static, ()>> {
+        let within = scope.unwrap_or_default();
+        let policies = Api::<DeserializeGuard<Resilience>>::all(self.client.clone()).constrain(within);
+        let services = Api::<Service>::all(self.client.clone()).constrain(within);
+        let slices = Api::<EndpointSlice>::all(self.client.clone()).constrain(within);
+        let domain = self.shared.context.settings.cluster_domain.clone();
+        let mut watches = vec![
+            self.watch(names::KIND, policies, scope, |world| &world.policies, world::policy, relations::of_policy),
+            self.watch("Service", services, scope, |world| &world.services, world::service, relations::of_service),
+            self.watch("EndpointSlice", slices, scope, |world| &world.slices, world::slice, relations::of_slice),
+        ];
+        for kind in Kind::ALL {
+            let resource = istio_resource(kind);
+            let api: Api<DynamicObject> = match scope {
+                Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+                None => Api::all_with(self.client.clone(), &resource),
+            };
+            let domain = domain.clone();
+            watches.push(self.watch(
+                kind.as_str(),
+                api,
+                scope,
+                move |world| world.istio(kind),
+                move |object| world::existing(kind, object),
+                move |delta, world| relations::of_istio(delta, world, &domain),
+            ));
+        }
+        watches
+    }
+
+    fn watch<K, V: Send + Sync + 'static>(
+        &self,
+        kind: &'static str,
+        api: Api<K>,
+        scope: Option<&str>,
+        cache: impl Fn(&World) -> &Cache<V> + Send + Sync + 'static,
+        lean: impl Fn(K) -> Entry<V> + Send + Sync + 'static,
+        concerned: impl Fn(&Delta<V>, &World) -> Names + Send + Sync + 'static,
+    ) -> BoxFuture<'static, ()>
+    where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    {
+        let (shared, listed, scope) = (self.shared.clone(), self.listed.clone(), scope.map(str::to_owned));
+        async move {
+            let world = &shared.context.hands.world;
+            let tell = |delta: &Delta<V>| shared.keys.look_at_all(world, &delta.namespace, &concerned(delta, world));
+            let watch = Watch { kind, scope, listed: &listed, metrics: &shared.metrics };
+            watch.follow(api, cache(world), lean, tell).await;
+        }
+        .boxed()
+    }
+}
+
+/// How a look at a name ended.
+enum End {
+    /// There is no policy of that name, and nothing of it.
+    Gone,
+    /// It is being deleted, and nothing of it is left.
+    Leaving,
+    /// It has an outcome.
+    Reached(Outcome),
+}
+
+/// Looks at one name, whatever happens: a panic is that of one object and no other's.
+async fn attend(key: Arc<Key>, shared: Arc<Shared>) -> Result<Action, Infallible> {
+    let begun = Instant::now();
+    let (namespace, name) = (key.namespace().unwrap_or_default(), key.name_any());
+    let ended = AssertUnwindSafe(look(&shared, &key, &namespace, &name)).catch_unwind().await;
+    let (label, class) = match &ended {
+        Ok(Ok(End::Gone)) => ("gone", Class::Never),
+        Ok(Ok(End::Leaving)) => ("leaving", Class::Never),
+        Ok(Ok(End::Reached(outcome))) => (outcome.name(), retry::class(outcome)),
+        Ok(Err(error)) => {
+            tracing::warn!(namespace, name, %error, "trying again");
+            let slow = error.verdict() == Verdict::Forbidden;
+            ("error", if slow { Class::Slow } else { Class::Backoff })
+        }
+        Err(_) => {
+            tracing::error!(
+                namespace,
+                name,
+                "the reconcile panicked: a bug, please report it with this log; trying again"
+            );
+            shared.metrics.panicked();
+            ("panicked", Class::Backoff)
+        }
+    };
+    if let Ok(Ok(End::Reached(outcome))) = &ended {
+        log(&namespace, &name, outcome);
+    }
+    shared.metrics.reconciled(label, begun.elapsed());
+    Ok(shared.retries.after(&namespace, &name, class))
+}
+
+async fn look(shared: &Shared, key: &Key, namespace: &str, name: &str) -> Result<End, CallError> {
+    let hands = &shared.context.hands;
+    let world = &hands.world;
+    let found = world.policies.get(namespace, name);
+    let alive = found.as_ref().map(|policy| policy.uid.as_str());
+    let left = cleanup::sweep(hands, namespace, name, alive, key.metadata.uid.as_deref()).await?;
+    report(namespace, name, &left);
+    let Some(found) = found else {
+        shared.keys.forget(namespace, name, || world.policies.get(namespace, name).is_some());
+        return Ok(End::Gone);
+    };
+    if found.view.meta().deletion_timestamp.is_some() {
+        let released = cleanup::release(hands, namespace, &found.uid).await?;
+        report(namespace, name, &released);
+        return Ok(End::Leaving);
+    }
+    match &found.view {
+        Policy::Readable(resilience) => Ok(End::Reached(reconcile(&shared.context, resilience).await?)),
+        Policy::Unreadable(_, error) => {
+            let outcome = report_unreadable(&shared.context, namespace, name, error).await?;
+            Ok(outcome.map_or(End::Gone, End::Reached))
+        }
+    }
+}
+
+fn report(namespace: &str, name: &str, writes: &[String]) {
+    for write in writes {
+        tracing::info!(namespace, name, "{write}");
+    }
+}
+
+fn log(namespace: &str, name: &str, outcome: &Outcome) {
+    match outcome {
+        Outcome::Programmed(_, applied) => report(namespace, name, &applied.writes),
+        Outcome::Rejected(_) | Outcome::Conflicted(_) | Outcome::Superseded(_) | Outcome::Waiting(_) => {
+            tracing::info!(namespace, name, outcome = outcome.name(), message = outcome.message());
+        }
+        Outcome::Refused(..) | Outcome::Failed(..) => {
+            tracing::warn!(namespace, name, outcome = outcome.name(), message = outcome.message());
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! One look at one policy.
+
+use jiff::Timestamp;
+use kube::{ResourceExt as _, runtime::events::Recorder};
+use serde_json::{Value, json};
+
+use super::{
+    apply::{Hands, apply},
+    calls::CallError,
+    cleanup, events,
+    observe::observe,
+    world,
+};
+use crate::{
+    api::{Resilience, ResilienceSpec, ResilienceStatus, schema::Violation},
+    diff::diff,
+    status::{self, Outcome, status},
+    translate::translate,
+    validate::{Refusal, Settings, validate},
+};
+
+/// What every reconcile needs.
+pub struct Context {
+    /// What was watched, and how it is changed.
+    pub hands: Hands,
+    /// Events.
+    pub recorder: Recorder,
+    /// What decisions depend on.
+    pub settings: Settings,
+}
+
+/// From what is observed to what is written. A spec that is refused and a target that is missing are
+/// outcomes; only a call that failed outside of the policy's own objects is an error.
+pub async fn reconcile(context: &Context, resilience: &Resilience) -> Result<Outcome, CallError> {
+    let Context { hands, recorder, settings } = context;
+
+    let observed = observe(resilience, &hands.world, &settings.cluster_domain); // reads
+
+    let outcome = match validate(resilience, &observed, settings) {
+        // pure
+        Ok(valid) => {
+            let desired = translate(&valid); // pure
+            let diff = diff(&desired, &valid.owner, &observed.existing); // pure
+            apply(hands, valid, &desired, &diff).await // writes
+        }
+        Err(refusal) => {
+            if let Refusal::Superseded(_) = refusal {
+                let uid = resilience.uid().unwrap_or_default();
+                cleanup::release(hands, &namespace(resilience), &uid).await?; // writes
+            }
+            Outcome::from(refusal)
+        }
+    };
+
+    if let Some(status) = status(resilience, &outcome, Timestamp::now()) {
+        // pure
+        write_status(hands, resilience, status).await?; // writes
+    }
+    events::publish(recorder, resilience, &outcome).await; // writes
+    Ok(outcome)
+}
+
+fn namespace(resilience: &Resilience) -> String {
+    resilience.namespace().unwrap_or_default()
+}
+
+/// Ours alone: conditions of other reporters are left out of the apply, so they stay theirs.
+async fn write_status(hands: &Hands, resilience: &Resilience, mut status: ResilienceStatus) -> Result<(), CallError> {
+    status.conditions.retain(status::is_ours);
+    let status = serde_json::to_value(status).unwrap_or_default();
+    let uid = resilience.uid().unwrap_or_default();
+    let answer = hands.calls.status(&namespace(resilience), &resilience.name_any(), &uid, &status).await?;
+    if let Some(answer) = answer {
+        // The next reconcile compares with this one, even before the watch has it.
+        let _delta = hands.world.policies.put(world::policy(answer));
+    }
+    Ok(())
+}
+
+/// A policy that is not of our types, because another version of the CRD let it in: says so in its
+/// status, as far as the API server takes it, and in an event.
+pub async fn report_unreadable(
+    context: &Context,
+    namespace: &str,
+    name: &str,
+    error: &str,
+) -> Result<Option<Outcome>, CallError> {
+    let Some(raw) = context.hands.calls.raw_policy(namespace, name).await? else { return Ok(None) };
+    let spec = ResilienceSpec { target_refs: Vec::new(), limits: None, ejection: None, timeouts: None, retries: None };
+    let stand_in = Resilience {
+        metadata: raw.metadata,
+        spec,
+        status: raw.data.get("status").and_then(|status| serde_json::from_value(status.clone()).ok()),
+    };
+    let fault = format!(
+        "this version of the operator cannot read the object ({error}): apply the CRD that belongs to it and correct the object, or update the operator"
+    );
+    let outcome = Outcome::Rejected(vec![Violation::new("", fault)]);
+    if let Some(status) = status(&stand_in, &outcome, Timestamp::now()) {
+        let mut status = serde_json::to_value(status).unwrap_or_default();
+        if let Value::Object(status) = &mut status {
+            // A merge leaves alone what it does not name.
+            status.entry("warnings").or_insert_with(|| json!(null));
+        }
+        let uid = stand_in.uid().unwrap_or_default();
+        if let Err(error) = context.hands.calls.raw_status(namespace, name, &uid, &status).await {
+            tracing::warn!(namespace, name, %error, "the fault of an unreadable object is told by event only");
+        }
+    }
+    events::publish(&context.recorder, &stand_in, &outcome).await;
+    Ok(Some(outcome))
+}

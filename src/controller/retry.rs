@@ -1,0 +1,147 @@
+//! When to look again.
+//!
+//! kube has no backoff per object, so the counts are ours. Nothing here decides what is wrong: the
+//! class follows from the outcome, without a wildcard.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use kube::runtime::controller::Action;
+
+use crate::status::Outcome;
+
+/// When the next try could end differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// When the object changes, which the watch tells.
+    Never,
+    /// Soon: doubling from a second to five minutes.
+    Backoff,
+    /// When somebody has acted of whom no watch tells: every five minutes.
+    Slow,
+    /// When an event was missed: at the resync.
+    Resync,
+}
+
+/// The class of an outcome.
+pub const fn class(outcome: &Outcome) -> Class {
+    match outcome {
+        Outcome::Rejected(_) => Class::Never,
+        // Watches tell of the Service, the rival and the foreign object.
+        Outcome::Conflicted(_) | Outcome::Superseded(_) | Outcome::Waiting(_) | Outcome::Programmed(..) => {
+            Class::Resync
+        }
+        // Another Istio may take it, another rule of admission too; no event tells of either.
+        Outcome::Refused(..) => Class::Slow,
+        Outcome::Failed(_, failure) => {
+            if failure.slow {
+                Class::Slow
+            } else {
+                Class::Backoff
+            }
+        }
+    }
+}
+
+const FIRST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_mins(5);
+
+/// Failures in a row, by object.
+#[derive(Debug)]
+pub struct Retries {
+    failures: Mutex<HashMap<(String, String), u32>>,
+    resync: Duration,
+    random: RandomState,
+}
+
+impl Retries {
+    /// Nothing failed yet.
+    pub fn new(resync: Duration) -> Self {
+        Self { failures: Mutex::default(), resync, random: RandomState::new() }
+    }
+
+    /// When to look at an object again. Forgets its failures unless this is one more.
+    pub fn after(&self, namespace: &str, name: &str, class: Class) -> Action {
+        let key = (namespace.to_owned(), name.to_owned());
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = match class {
+            Class::Backoff => {
+                let count = failures.entry(key.clone()).or_insert(0);
+                *count = count.saturating_add(1);
+                *count
+            }
+            Class::Never | Class::Slow | Class::Resync => {
+                failures.remove(&key);
+                0
+            }
+        };
+        drop(failures);
+        let chance = self.chance(&key, count);
+        match class {
+            Class::Never => Action::await_change(),
+            Class::Backoff => Action::requeue(jittered(backoff(count), 0.5, chance)),
+            Class::Slow => Action::requeue(jittered(LONGEST, 0.2, chance)),
+            // Spread, or all objects that started together would come again together.
+            Class::Resync => Action::requeue(jittered(self.resync, 0.2, chance)),
+        }
+    }
+
+    /// Between 0 and 1. Good enough to spread load, and without another crate: the hasher is seeded
+    /// at random for each process.
+    fn chance(&self, key: &(String, String), count: u32) -> f64 {
+        let hash = self.random.hash_one((key, count, std::time::Instant::now()));
+        f64::from(u32::try_from(hash >> 32).unwrap_or(0)) / f64::from(u32::MAX)
+    }
+}
+
+/// Before the n-th next try, from 1.
+fn backoff(count: u32) -> Duration {
+    FIRST.saturating_mul(1 << count.saturating_sub(1).min(16)).min(LONGEST)
+}
+
+/// `wait` less up to the part `spread` of it.
+fn jittered(wait: Duration, spread: f64, chance: f64) -> Duration {
+    wait.mul_f64(1.0 - spread * chance.clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_from_a_second_to_five_minutes() {
+        let waits: Vec<u64> = (1..=11).map(|count| backoff(count).as_secs()).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+        assert_eq!(backoff(u32::MAX), LONGEST);
+    }
+
+    #[test]
+    fn jitter_takes_at_most_its_part() {
+        let wait = Duration::from_secs(100);
+        assert_eq!(jittered(wait, 0.2, 0.0), Duration::from_secs(100));
+        assert_eq!(jittered(wait, 0.2, 1.0), Duration::from_secs(80));
+    }
+
+    #[test]
+    fn failures_are_counted_per_object_and_forgotten_after_a_success() {
+        let retries = Retries::new(Duration::from_hours(1));
+        let count = |name: &str| retries.failures.lock().unwrap().get(&("ns".to_owned(), name.to_owned())).copied();
+        retries.after("ns", "a", Class::Backoff);
+        retries.after("ns", "a", Class::Backoff);
+        retries.after("ns", "b", Class::Backoff);
+        assert_eq!((count("a"), count("b")), (Some(2), Some(1)));
+        retries.after("ns", "a", Class::Resync);
+        assert_eq!((count("a"), count("b")), (None, Some(1)));
+    }
+
+    #[test]
+    fn a_rejected_object_waits_for_its_edit_and_nothing_else() {
+        let retries = Retries::new(Duration::from_hours(1));
+        assert_eq!(class(&Outcome::Rejected(Vec::new())), Class::Never);
+        assert_eq!(retries.after("ns", "a", Class::Never), Action::await_change());
+    }
+}

@@ -1,0 +1,103 @@
+//! Watches: each keeps one kind of one namespace (or of all) in its cache, and tells of every change.
+//!
+//! kube's own stores and triggers are not used for this, for what they lose: a predicate by generation
+//! swallows deletions of generated objects, shared streams never tell of deletions at all, a trigger
+//! sees only what an object is now and not whom it concerned before, and what vanished while a watch
+//! was down is never told by an event.
+
+use std::{collections::HashSet, fmt::Debug};
+
+use futures::StreamExt as _;
+use kube::{
+    Api, Resource,
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event, watcher},
+    },
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
+
+use super::cache::{Cache, Delta, Entry};
+use crate::runtime::metrics::Metrics;
+
+/// A watch that falls silent is found out when it should have ended: kube gives it this and 5 s more.
+const TIMEOUT_SECONDS: u32 = 110;
+
+/// How many watches have listed everything at least once.
+#[derive(Debug)]
+pub struct Listed(Semaphore);
+
+impl Default for Listed {
+    fn default() -> Self {
+        Self(Semaphore::new(0))
+    }
+}
+
+impl Listed {
+    /// Returns when `watches` of them have.
+    pub async fn all(&self, watches: u32) {
+        // Only a closed semaphore fails, and nobody closes it.
+        let _permits = self.0.acquire_many(watches).await;
+    }
+}
+
+/// One watch.
+#[derive(Debug)]
+pub struct Watch<'a> {
+    /// The kind, for logs and metrics.
+    pub kind: &'static str,
+    /// The namespace; `None`: all.
+    pub scope: Option<String>,
+    /// Told when everything has been listed once.
+    pub listed: &'a Listed,
+    /// Told when it breaks.
+    pub metrics: &'a Metrics,
+}
+
+impl Watch<'_> {
+    /// Follows a kind for ever. A watch that breaks, be it because the kind is not served any more, is
+    /// started anew with backoff; what was known stays known meanwhile.
+    pub async fn follow<K, V>(
+        self,
+        api: Api<K>,
+        cache: &Cache<V>,
+        lean: impl Fn(K) -> Entry<V>,
+        tell: impl Fn(&Delta<V>),
+    ) where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    {
+        let Self { kind, scope, listed, metrics } = self;
+        let how = watcher::Config::default().timeout(TIMEOUT_SECONDS);
+        let mut events = std::pin::pin!(watcher(api, how).default_backoff());
+        let mut seen = HashSet::new();
+        let mut first = true;
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(Event::Init) => seen.clear(),
+                Ok(Event::InitApply(object)) => {
+                    let entry = lean(object);
+                    seen.insert((entry.namespace.clone(), entry.name.clone()));
+                    cache.put(entry).iter().for_each(&tell);
+                }
+                Ok(Event::InitDone) => {
+                    cache.retain(scope.as_deref(), &seen).iter().for_each(&tell);
+                    seen = HashSet::new();
+                    if std::mem::take(&mut first) {
+                        listed.0.add_permits(1);
+                    }
+                }
+                Ok(Event::Apply(object)) => cache.put(lean(object)).iter().for_each(&tell),
+                Ok(Event::Delete(object)) => {
+                    let gone = lean(object);
+                    cache.remove(&gone.namespace, &gone.name, &gone.uid).iter().for_each(&tell);
+                }
+                Err(error) => {
+                    metrics.watch_broke(kind);
+                    let namespace = scope.as_deref().unwrap_or("all");
+                    tracing::warn!(kind, namespace, %error, "a watch broke and is started anew");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! What a run has to say, in numbers. Pure; this is also the shape of `--output json`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::outcome::{ConnectionError, Outcome, Unavailable};
+use super::plan::{Connections, Pacing, Plan, Protocol};
+use super::record::{Latencies, Recorder};
+
+/// The whole report. Field names are stable: fields may be added, none changes its meaning or its
+/// unit, which is the last part of its name (`_ms` milliseconds, `_s` seconds, `_per_s` per second,
+/// `_percent` of 100). Where there is nothing to measure a latency, it is `null`.
+///
+/// `requests` = the counts of all `statuses` + `timeouts` + `connection_errors`; every request that
+/// was due is in exactly one of `requests`, `unsent`, `unfinished`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Where the requests went.
+    pub url: String,
+    /// Their method.
+    pub method: String,
+    /// `http/1.1` or `http/2`.
+    pub protocol: Protocol,
+    /// How requests followed each other.
+    pub pacing: PacingReport,
+    /// `own`, `shared` or `fresh`.
+    pub connections: Connections,
+    /// Connections that were opened (attempts that failed are in `connection_errors`).
+    pub connections_opened: u64,
+    /// Timeout of each request.
+    pub timeout_ms: f64,
+    /// Why the run ended.
+    pub ended_by: EndedBy,
+    /// The share of errors was above `--fail-above-errors`.
+    pub guard_tripped: bool,
+    /// From the start to the last answer.
+    pub elapsed_s: f64,
+    /// Requests of which something came: an answer, a timeout, a failure.
+    pub requests: u64,
+    /// `requests` per second of `elapsed_s`.
+    pub achieved_rate_per_s: f64,
+    /// Open loop only: fell due while `max_in_flight` were in flight, so never sent. If not 0, the
+    /// percentiles are those of a gentler load than was asked for.
+    pub unsent: u64,
+    /// Sent, and given up because the run was told twice to stop.
+    pub unfinished: u64,
+    /// Requests that are not a whole answer below 400.
+    pub errors: u64,
+    /// `errors` and `unsent` of `requests` and `unsent`: what the guard looks at.
+    pub error_percent: f64,
+    /// Bytes of the answers' bodies.
+    pub received_bytes: u64,
+    /// Of all `requests`.
+    pub latency: Option<Latency>,
+    /// Whole answers by status code.
+    pub statuses: BTreeMap<u16, Group>,
+    /// `statuses.503` by cause.
+    pub unavailable_503: Unavailable503,
+    /// No whole answer within the timeout.
+    pub timeouts: Group,
+    /// Connections that did not come about or broke.
+    pub connection_errors: ConnectionErrors,
+    /// Open loop only: how much later than intended requests left, which is part of their latency.
+    /// If this is not small beside `latency`, the machine was too slow for the rate.
+    pub start_lag: Option<Latency>,
+}
+
+/// How requests followed each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "loop", rename_all = "camelCase", rename_all_fields = "snake_case")]
+pub enum PacingReport {
+    /// `"loop": "closed"`.
+    Closed {
+        /// Workers.
+        concurrency: usize,
+    },
+    /// `"loop": "open"`.
+    Open {
+        /// Requests per second that were intended.
+        rate_per_s: u32,
+        /// The bound on requests in flight.
+        max_in_flight: usize,
+    },
+}
+
+/// Why a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum EndedBy {
+    /// As many requests as asked for.
+    Requests,
+    /// As long as asked for.
+    Duration,
+    /// It was told to.
+    Signal,
+    /// Too many errors.
+    Guard,
+}
+
+/// Requests that have something in common.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Group {
+    /// How many.
+    pub count: u64,
+    /// Of all `requests`.
+    pub percent: f64,
+    /// Of these; `null` when there are none.
+    pub latency: Option<Latency>,
+}
+
+/// 503s by cause, as far as the answer tells.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Unavailable503 {
+    /// `x-envoy-overloaded: true`: refused by a breaker's overflow, somewhere on the way.
+    pub overloaded: Group,
+    /// Envoy's «no healthy upstream»: no endpoints, or all ejected.
+    pub no_healthy_upstream: Group,
+    /// Anything else.
+    pub other: Group,
+}
+
+/// Connection errors, together and by kind.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConnectionErrors {
+    /// All of them.
+    #[serde(flatten)]
+    pub all: Group,
+    /// Counts by kind; every kind is there, also with 0.
+    pub by_kind: BTreeMap<ConnectionError, u64>,
+}
+
+/// Latencies in milliseconds, to the microsecond; percentiles within 0.1 %.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)] // The names say it all.
+pub struct Latency {
+    pub min_ms: f64,
+    pub mean_ms: f64,
+    pub p50_ms: f64,
+    pub p90_ms: f64,
+    pub p99_ms: f64,
+    pub p999_ms: f64,
+    pub max_ms: f64,
+}
+
+impl Latency {
+    /// `None` when nothing was recorded.
+    #[must_use]
+    pub fn of(latencies: &Latencies) -> Option<Self> {
+        Some(Self {
+            min_ms: millis(latencies.min()?),
+            mean_ms: millis(latencies.mean()?),
+            p50_ms: millis(latencies.quantile(0.5)?),
+            p90_ms: millis(latencies.quantile(0.9)?),
+            p99_ms: millis(latencies.quantile(0.99)?),
+            p999_ms: millis(latencies.quantile(0.999)?),
+            max_ms: millis(latencies.max()?),
+        })
+    }
+}
+
+/// What a run knows beside its recorder.
+#[derive(Debug, Clone, Copy)]
+pub struct RunFacts {
+    /// From the start to the last answer.
+    pub elapsed: Duration,
+    /// What made it end.
+    pub ended_by: EndedBy,
+    /// Due, but not sent.
+    pub unsent: u64,
+    /// Sent, but given up.
+    pub unfinished: u64,
+    /// Connections opened.
+    pub connections_opened: u64,
+}
+
+impl Report {
+    /// The report of a run of `plan`.
+    #[must_use]
+    pub fn new(plan: &Plan, recorder: &Recorder, facts: RunFacts) -> Self {
+        let all = recorder.together(|_| true);
+        let requests = all.count();
+        let group = |wanted: &dyn Fn(Outcome) -> bool| {
+            let latencies = recorder.together(wanted);
+            Group {
+                count: latencies.count(),
+                percent: percent(latencies.count(), requests),
+                latency: Latency::of(&latencies),
+            }
+        };
+        let cause = |cause| group(&|outcome| outcome == Outcome::Unavailable(cause));
+        let errors = recorder.together(Outcome::is_error).count();
+        let error_percent = error_percent(requests, errors, facts.unsent);
+        let statuses = recorder
+            .outcomes()
+            .filter_map(|(outcome, _)| outcome.status())
+            .map(|status| (status, group(&|outcome| outcome.status() == Some(status))))
+            .collect();
+        let by_kind =
+            ConnectionError::ALL.map(|kind| (kind, recorder.together(|o| o == Outcome::Failed(kind)).count()));
+        Self {
+            url: plan.url.to_string(),
+            method: plan.method.to_string(),
+            protocol: plan.protocol,
+            pacing: match plan.pacing {
+                Pacing::Closed { concurrency } => PacingReport::Closed { concurrency },
+                Pacing::Open { rate_per_s, max_in_flight } => PacingReport::Open { rate_per_s, max_in_flight },
+            },
+            connections: plan.connections,
+            connections_opened: facts.connections_opened,
+            timeout_ms: millis(plan.timeout),
+            ended_by: facts.ended_by,
+            guard_tripped: facts.ended_by == EndedBy::Guard
+                || plan.fail_above_errors.is_some_and(|most| error_percent > most),
+            elapsed_s: rounded(facts.elapsed.as_secs_f64()),
+            requests,
+            achieved_rate_per_s: per_second(requests, facts.elapsed),
+            unsent: facts.unsent,
+            unfinished: facts.unfinished,
+            errors,
+            error_percent: rounded(error_percent),
+            received_bytes: recorder.bytes(),
+            latency: Latency::of(&all),
+            statuses,
+            unavailable_503: Unavailable503 {
+                overloaded: cause(Unavailable::Overloaded),
+                no_healthy_upstream: cause(Unavailable::NoHealthyUpstream),
+                other: cause(Unavailable::Other),
+            },
+            timeouts: group(&|outcome| outcome == Outcome::Timeout),
+            connection_errors: ConnectionErrors {
+                all: group(&|outcome| matches!(outcome, Outcome::Failed(_))),
+                by_kind: by_kind.into_iter().collect(),
+            },
+            start_lag: Latency::of(recorder.lag()),
+        }
+    }
+}
+
+/// The share of errors in percent that the guard looks at. What could not be sent is an error: a
+/// service that is too slow for the rate has not answered it.
+#[must_use]
+pub fn error_percent(requests: u64, errors: u64, unsent: u64) -> f64 {
+    share(errors + unsent, requests + unsent) * 100.0
+}
+
+// Counts stay far below 2^52, where an f64 still holds each of them.
+#[allow(clippy::cast_precision_loss)]
+fn share(part: u64, of: u64) -> f64 {
+    if of == 0 { 0.0 } else { part as f64 / of as f64 }
+}
+
+fn percent(part: u64, of: u64) -> f64 {
+    rounded(share(part, of) * 100.0)
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn per_second(count: u64, elapsed: Duration) -> f64 {
+    let seconds = elapsed.as_secs_f64();
+    if seconds > 0.0 { rounded(count as f64 / seconds) } else { 0.0 }
+}
+
+/// To three places: a report is read by people, too.
+fn rounded(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}
+
+fn millis(duration: Duration) -> f64 {
+    rounded(duration.as_secs_f64() * 1e3)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::load::plan::tests::plan;
+
+    pub(crate) fn recorder() -> Recorder {
+        let mut recorder = Recorder::new().unwrap();
+        let ms = Duration::from_millis;
+        for i in 1..=6 {
+            recorder.record(Outcome::Status(200), ms(i), 100);
+        }
+        recorder.record(Outcome::Unavailable(Unavailable::Overloaded), ms(1), 81);
+        recorder.record(Outcome::Unavailable(Unavailable::Other), ms(3), 0);
+        recorder.record(Outcome::Timeout, ms(10_000), 0);
+        recorder.record(Outcome::Failed(ConnectionError::Refused), ms(2), 0);
+        recorder
+    }
+
+    pub(crate) fn facts() -> RunFacts {
+        RunFacts {
+            elapsed: Duration::from_secs(4),
+            ended_by: EndedBy::Requests,
+            unsent: 0,
+            unfinished: 0,
+            connections_opened: 3,
+        }
+    }
+
+    #[test]
+    fn every_request_is_in_exactly_one_place() {
+        let report = Report::new(&plan(), &recorder(), facts());
+        assert_eq!(report.requests, 10);
+        let placed = report.statuses.values().map(|group| group.count).sum::<u64>()
+            + report.timeouts.count
+            + report.connection_errors.all.count;
+        assert_eq!(placed, report.requests);
+        assert_eq!(report.statuses[&200].count, 6);
+        assert_eq!(report.statuses[&503].count, 2);
+        assert_eq!(report.unavailable_503.overloaded.count, 1);
+        assert_eq!(report.unavailable_503.other.count, 1);
+        assert_eq!(report.unavailable_503.no_healthy_upstream.count, 0);
+        assert_eq!(report.connection_errors.by_kind[&ConnectionError::Refused], 1);
+        assert_eq!(report.connection_errors.by_kind.len(), ConnectionError::ALL.len());
+        assert!((report.achieved_rate_per_s - 2.5).abs() < 1e-9);
+        assert!((report.statuses[&200].percent - 60.0).abs() < 1e-9);
+        assert_eq!(report.errors, 4);
+    }
+
+    #[test]
+    fn a_status_holds_the_latencies_of_all_its_causes() {
+        let report = Report::new(&plan(), &recorder(), facts());
+        let latency = report.statuses[&503].latency.unwrap();
+        assert!((latency.min_ms - 1.0).abs() < 1e-9 && (latency.max_ms - 3.0).abs() < 1e-9);
+        assert!((report.latency.unwrap().max_ms - 10_000.0).abs() < 1e-9);
+        assert_eq!(report.unavailable_503.no_healthy_upstream.latency, None);
+    }
+
+    #[test]
+    fn what_could_not_be_sent_counts_against_the_guard() {
+        let guarded = Plan { fail_above_errors: Some(40.0), ..plan() };
+        assert!(!Report::new(&guarded, &recorder(), facts()).guard_tripped, "exactly at the limit");
+        let unsent = RunFacts { unsent: 1, ..facts() };
+        assert!(Report::new(&guarded, &recorder(), unsent).guard_tripped);
+        assert!(!Report::new(&plan(), &recorder(), unsent).guard_tripped, "no guard asked for");
+    }
+
+    #[test]
+    fn nothing_at_all_is_a_report_too() {
+        let facts = RunFacts { elapsed: Duration::ZERO, ..facts() };
+        let report = Report::new(&plan(), &Recorder::new().unwrap(), facts);
+        assert_eq!((report.requests, report.latency), (0, None));
+        assert!(report.error_percent.abs() < 1e-9 && report.achieved_rate_per_s.abs() < 1e-9);
+    }
+
+    /// The names that others rely on. A change here is a change for everyone who reads the JSON.
+    #[test]
+    fn the_names_in_the_json_are_these() {
+        let json = serde_json::to_value(Report::new(&plan(), &recorder(), facts())).unwrap();
+        let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
+        assert_eq!(
+            keys(&json),
+            "achieved_rate_per_s connection_errors connections connections_opened elapsed_s \
+             ended_by error_percent errors guard_tripped latency method pacing protocol \
+             received_bytes requests start_lag statuses timeout_ms timeouts unavailable_503 \
+             unfinished unsent url"
+        );
+        assert_eq!(keys(&json["latency"]), "max_ms mean_ms min_ms p50_ms p90_ms p999_ms p99_ms");
+        assert_eq!(keys(&json["statuses"]), "200 503");
+        assert_eq!(keys(&json["statuses"]["200"]), "count latency percent");
+        assert_eq!(keys(&json["unavailable_503"]), "no_healthy_upstream other overloaded");
+        assert_eq!(keys(&json["connection_errors"]), "by_kind count latency percent");
+        assert_eq!(
+            keys(&json["connection_errors"]["by_kind"]),
+            "closed local_resources lookup other protocol refused reset stream_reset unreachable"
+        );
+        assert_eq!(json["pacing"], serde_json::json!({"loop": "closed", "concurrency": 3}));
+        assert_eq!(json["protocol"], "http/1.1");
+        assert_eq!(json["ended_by"], "requests");
+        assert_eq!(json["start_lag"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn a_report_survives_its_own_json() {
+        let report = Report::new(&plan(), &recorder(), facts());
+        let text = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
+    }
+}

@@ -1,0 +1,151 @@
+//! What the process counts. Every label has few values that are known beforehand; none is a name.
+
+use std::{
+    fmt,
+    sync::{OnceLock, atomic::AtomicU64},
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    registry::Registry,
+};
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByOutcome {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByWrite {
+    kind: &'static str,
+    verb: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByKind {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByCondition {
+    condition: &'static str,
+    status: &'static str,
+}
+
+/// How many policies have a condition with a status: condition, status, number.
+pub type Tally = Vec<(&'static str, &'static str, i64)>;
+
+/// All metrics of the process.
+pub struct Metrics {
+    registry: Registry,
+    reconciles: Family<ByOutcome, Counter>,
+    seconds: Histogram,
+    writes: Family<ByWrite, Counter>,
+    watch_errors: Family<ByKind, Counter>,
+    policies: Family<ByCondition, Gauge>,
+    panics: Counter<u64, AtomicU64>,
+    tally: OnceLock<Box<dyn Fn() -> Tally + Send + Sync>>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+/// Seconds: a reconcile without writes takes less than a millisecond, one with three slow ones 30 s.
+const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("resilience_operator");
+        let reconciles = Family::default();
+        registry.register("reconciles", "Reconciles by how they ended", reconciles.clone());
+        let seconds = Histogram::new(BUCKETS);
+        registry.register("reconcile_seconds", "How long a reconcile took, its writes included", seconds.clone());
+        let writes = Family::default();
+        registry.register("writes", "Writes that the API server took, by kind and verb", writes.clone());
+        let watch_errors = Family::default();
+        registry.register("watch_errors", "Watches that broke and were started anew", watch_errors.clone());
+        let policies = Family::default();
+        registry.register("policies", "Policies by condition and its status", policies.clone());
+        let panics = Counter::default();
+        registry.register("panics", "Reconciles that panicked: each is a bug", panics.clone());
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "What is running", build);
+        Self { registry, reconciles, seconds, writes, watch_errors, policies, panics, tally: OnceLock::new() }
+    }
+}
+
+impl Metrics {
+    /// A reconcile ended.
+    pub fn reconciled(&self, outcome: &'static str, took: Duration) {
+        self.reconciles.get_or_create(&ByOutcome { outcome }).inc();
+        self.seconds.observe(took.as_secs_f64());
+    }
+
+    /// The API server took a write.
+    pub fn wrote(&self, kind: &'static str, verb: &'static str) {
+        self.writes.get_or_create(&ByWrite { kind, verb }).inc();
+    }
+
+    /// A watch broke.
+    pub fn watch_broke(&self, kind: &'static str) {
+        self.watch_errors.get_or_create(&ByKind { kind }).inc();
+    }
+
+    /// A reconcile panicked.
+    pub fn panicked(&self) {
+        self.panics.inc();
+    }
+
+    /// Who counts policies; asked at each scrape, so that nothing is counted for nobody.
+    pub fn tally_with(&self, tally: impl Fn() -> Tally + Send + Sync + 'static) {
+        // The first one stays: there is one controller in a process.
+        let _taken = self.tally.set(Box::new(tally));
+    }
+
+    /// All of it in the text format.
+    ///
+    /// # Errors
+    /// If a metric cannot be written, which a `String` does not do.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        if let Some(tally) = self.tally.get() {
+            for (condition, status, number) in tally() {
+                self.policies.get_or_create(&ByCondition { condition, status }).set(number);
+            }
+        }
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_shows_under_its_documented_name() {
+        let metrics = Metrics::default();
+        metrics.reconciled("programmed", Duration::from_millis(3));
+        metrics.wrote("DestinationRule", "create");
+        metrics.watch_broke("Service");
+        metrics.panicked();
+        metrics.tally_with(|| vec![("Ready", "True", 4)]);
+        let text = metrics.encode().unwrap();
+        for line in [
+            r#"resilience_operator_reconciles_total{outcome="programmed"} 1"#,
+            r#"resilience_operator_reconcile_seconds_bucket{le="0.005"} 1"#,
+            r#"resilience_operator_writes_total{kind="DestinationRule",verb="create"} 1"#,
+            r#"resilience_operator_watch_errors_total{kind="Service"} 1"#,
+            r#"resilience_operator_policies{condition="Ready",status="True"} 4"#,
+            "resilience_operator_panics_total 1",
+            "resilience_operator_build_info{version=",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+}

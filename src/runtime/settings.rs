@@ -1,0 +1,210 @@
+//! What the operator was told: flags before environment before `--config` file before defaults.
+
+use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, bail, ensure};
+use serde::Deserialize;
+
+use crate::names;
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// Lines for people.
+    Human,
+}
+
+/// Settings of `run`, as they were given. What is not given is in the file or has a default.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Flags {
+    /// YAML file with settings, under the names of the flags in camelCase; flags and environment win.
+    #[arg(long, env = "RESILIENCE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The cluster's domain; a wrong one makes every generated rule silently dead [default: cluster.local].
+    #[arg(long, env = "RESILIENCE_CLUSTER_DOMAIN", value_name = "DOMAIN")]
+    pub cluster_domain: Option<String>,
+    /// Namespaces to work in, separated by commas [default: all].
+    #[arg(long, env = "RESILIENCE_NAMESPACES", value_delimiter = ',', value_name = "NAMESPACE")]
+    pub namespaces: Option<Vec<String>>,
+    /// Policies under work at a time [default: 16].
+    #[arg(long, env = "RESILIENCE_CONCURRENCY", value_name = "N")]
+    pub concurrency: Option<u16>,
+    /// How often a policy at rest is looked at again, in case an event was missed [default: 1h].
+    #[arg(long, env = "RESILIENCE_RESYNC", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub resync: Option<Duration>,
+    /// [default: json].
+    #[arg(long, env = "RESILIENCE_LOG_FORMAT", value_enum)]
+    pub log_format: Option<LogFormat>,
+    /// A level, or a filter such as info,kube=debug [default: info].
+    #[arg(long, env = "RESILIENCE_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// Where liveness, readiness and metrics are served [default: 0.0.0.0:8080].
+    #[arg(long, env = "RESILIENCE_ADMIN_ADDRESS", value_name = "ADDRESS")]
+    pub admin_address: Option<SocketAddr>,
+}
+
+/// The file: every setting of [`Flags`] but the file itself.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct File {
+    cluster_domain: Option<String>,
+    namespaces: Option<Vec<String>>,
+    concurrency: Option<u16>,
+    #[serde(default, with = "humantime_serde")]
+    resync: Option<Duration>,
+    log_format: Option<LogFormat>,
+    log_level: Option<String>,
+    admin_address: Option<SocketAddr>,
+}
+
+/// Settings, all decided and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The cluster's domain.
+    pub cluster_domain: String,
+    /// Namespaces to work in; empty: all.
+    pub namespaces: Vec<String>,
+    /// Policies under work at a time. More than 16 only made each wait longer where it was measured.
+    pub concurrency: u16,
+    /// How often a policy at rest is looked at again.
+    pub resync: Duration,
+    /// How logs are written.
+    pub log_format: LogFormat,
+    /// What is logged.
+    pub log_level: String,
+    /// Where the admin server listens.
+    pub admin_address: SocketAddr,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            cluster_domain: names::DEFAULT_CLUSTER_DOMAIN.to_owned(),
+            namespaces: Vec::new(),
+            concurrency: 16,
+            resync: Duration::from_hours(1),
+            log_format: LogFormat::Json,
+            log_level: "info".to_owned(),
+            admin_address: SocketAddr::from(([0, 0, 0, 0], 8080)),
+        }
+    }
+}
+
+impl Settings {
+    /// Puts flags, file and defaults together. Environment variables come in through the flags.
+    ///
+    /// # Errors
+    /// If the file cannot be read or has a key that does not exist, or if a value makes no sense.
+    pub fn load(flags: Flags) -> anyhow::Result<Self> {
+        let file = match &flags.config {
+            None => File::default(),
+            Some(path) => {
+                let shown = path.display();
+                let text = fs::read_to_string(path).with_context(|| format!("{shown} cannot be read"))?;
+                serde_saphyr::from_str(&text).with_context(|| format!("{shown} is not a settings file"))?
+            }
+        };
+        let default = Self::default();
+        // Without `..`, so that a new setting does not compile until it is taken from all three.
+        let Flags { config: _, cluster_domain, namespaces, concurrency, resync, log_format, log_level, admin_address } =
+            flags;
+        let settings = Self {
+            cluster_domain: cluster_domain.or(file.cluster_domain).unwrap_or(default.cluster_domain),
+            namespaces: namespaces.or(file.namespaces).unwrap_or(default.namespaces),
+            concurrency: concurrency.or(file.concurrency).unwrap_or(default.concurrency),
+            resync: resync.or(file.resync).unwrap_or(default.resync),
+            log_format: log_format.or(file.log_format).unwrap_or(default.log_format),
+            log_level: log_level.or(file.log_level).unwrap_or(default.log_level),
+            admin_address: admin_address.or(file.admin_address).unwrap_or(default.admin_address),
+        };
+        settings.checked()
+    }
+
+    fn checked(mut self) -> anyhow::Result<Self> {
+        // `RESILIENCE_NAMESPACES=` in a manifest means all.
+        self.namespaces.retain(|namespace| !namespace.is_empty());
+        self.namespaces.sort();
+        self.namespaces.dedup();
+        for namespace in &self.namespaces {
+            ensure!(is_dns(namespace) && !namespace.contains('.'), "namespaces: {namespace:?} is no namespace's name");
+        }
+        let domain = &self.cluster_domain;
+        ensure!(is_dns(domain), "clusterDomain: {domain:?} is no domain; most clusters have cluster.local");
+        if self.concurrency == 0 {
+            bail!("concurrency: 0 would be without bound; set at least 1");
+        }
+        ensure!(
+            self.resync >= Duration::from_mins(1),
+            "resync: {} is a load on the API server; set at least 1m",
+            humantime::format_duration(self.resync)
+        );
+        Ok(self)
+    }
+}
+
+fn is_dns(name: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    name.split('.').all(label)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn file(text: &str) -> (tempfile::NamedTempFile, Flags) {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        let flags = Flags { config: Some(file.path().to_owned()), ..Flags::default() };
+        (file, flags)
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let (_file, mut flags) = file("{concurrency: 4, resync: 2h 30m, clusterDomain: corp.example}");
+        flags.concurrency = Some(2);
+        let settings = Settings::load(flags).unwrap();
+        assert_eq!(settings.concurrency, 2);
+        assert_eq!(settings.resync, Duration::from_mins(150));
+        assert_eq!(settings.cluster_domain, "corp.example");
+        assert_eq!(settings.admin_address, Settings::default().admin_address);
+    }
+
+    #[test]
+    fn a_key_that_does_not_exist_is_refused_by_name() {
+        let (_file, flags) = file("concurency: 4");
+        let error = format!("{:#}", Settings::load(flags).unwrap_err());
+        assert!(error.contains("concurency"), "{error}");
+    }
+
+    #[test]
+    fn every_value_that_makes_no_sense_is_refused() {
+        for text in [
+            "concurrency: 0",
+            "resync: 1s",
+            "resync: 5",
+            "clusterDomain: ''",
+            "clusterDomain: .local",
+            "namespaces: [a.b]",
+            "logFormat: xml",
+        ] {
+            let (_file, flags) = file(text);
+            assert!(Settings::load(flags).is_err(), "{text} was accepted");
+        }
+    }
+
+    #[test]
+    fn an_empty_list_of_namespaces_means_all() {
+        let flags = Flags { namespaces: Some(vec![String::new()]), ..Flags::default() };
+        assert_eq!(Settings::load(flags).unwrap().namespaces, Vec::<String>::new());
+    }
+}

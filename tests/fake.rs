@@ -1,0 +1,357 @@
+//! An API server in the process: enough of list, watch, server-side apply, merge patch and delete to
+//! run the controller against it, and faults at any call. What it does was copied from a real one
+//! where a test rests on it: an apply with an impossible resource version, with the wrong uid, and a
+//! delete with the wrong uid.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use axum::body::{Body, Bytes};
+use futures::{StreamExt as _, channel::mpsc, stream};
+use http::{Method, Request, Response};
+use http_body_util::BodyExt as _;
+use kube::Client;
+use serde_json::{Value, json};
+
+/// Plural, namespace, name.
+type Key = (String, String, String);
+
+/// What happens to a call instead of, or before, what should.
+pub enum Fault {
+    /// It is answered with this status.
+    Answer(u16, &'static str),
+    /// It is carried out, but reading the answer panics.
+    Panic,
+    /// It is never answered, nor carried out.
+    Hang,
+    /// It waits for the sender, and is then carried out.
+    Hold(tokio::sync::oneshot::Receiver<()>),
+    /// Somebody else is faster.
+    Before(Box<dyn FnOnce(&mut State) + Send>),
+}
+
+#[derive(Default)]
+pub struct State {
+    objects: BTreeMap<Key, Value>,
+    applied: BTreeMap<Key, Value>,
+    version: u64,
+    history: Vec<(u64, String, String)>,
+    watchers: Vec<(String, mpsc::UnboundedSender<Bytes>)>,
+    writes: Vec<String>,
+    faults: Vec<(String, Fault)>,
+}
+
+#[derive(Clone, Default)]
+pub struct Fake(Arc<Mutex<State>>);
+
+fn merge(into: &mut Value, from: &Value) {
+    if from.is_object() && !into.is_object() {
+        *into = json!({});
+    }
+    let (Value::Object(target), Value::Object(patch)) = (&mut *into, from) else {
+        *into = from.clone();
+        return;
+    };
+    for (key, value) in patch {
+        if value.is_null() {
+            target.remove(key);
+        } else if key == "ownerReferences" {
+            let list = target.entry(key.clone()).or_insert_with(|| json!([])).as_array_mut().unwrap();
+            for owner in value.as_array().unwrap() {
+                list.retain(|known| known["uid"] != owner["uid"]);
+                list.push(owner.clone());
+            }
+        } else {
+            merge(target.entry(key.clone()).or_insert(Value::Null), value);
+        }
+    }
+}
+
+/// Takes from `live` what `before` had set and `now` does not any more.
+fn disown(live: &mut Value, before: &Value, now: &Value) {
+    let (Value::Object(target), Value::Object(before)) = (live, before) else { return };
+    for (key, old) in before {
+        match now.get(key) {
+            None => drop(target.remove(key)),
+            Some(new) => {
+                if let Some(inner) = target.get_mut(key) {
+                    disown(inner, old, new);
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    /// As `kubectl create` or `replace` by somebody else: a new object.
+    pub fn put(&mut self, plural: &str, mut object: Value) {
+        let key = key(plural, &object);
+        self.version += 1;
+        let meta = object["metadata"].as_object_mut().unwrap();
+        let uid = format!("uid-{}", self.version);
+        meta.entry("uid").or_insert_with(|| uid.into());
+        meta.entry("generation").or_insert_with(|| 1.into());
+        meta.entry("creationTimestamp").or_insert_with(|| "2026-01-01T00:00:00Z".into());
+        self.store(&key, object);
+    }
+
+    fn store(&mut self, key: &Key, mut object: Value) {
+        self.version += 1;
+        object["metadata"]["resourceVersion"] = self.version.to_string().into();
+        let known = self.objects.insert(key.clone(), object.clone());
+        self.tell(if known.is_some() { "MODIFIED" } else { "ADDED" }, &key.0, &object);
+    }
+
+    pub fn tell(&mut self, kind: &str, plural: &str, object: &Value) {
+        let line = json!({"type": kind, "object": object}).to_string() + "\n";
+        self.history.push((self.version, plural.to_owned(), line.clone()));
+        self.watchers
+            .retain(|(watched, sender)| watched != plural || sender.unbounded_send(Bytes::from(line.clone())).is_ok());
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Value> {
+        let mut object = self.objects.remove(key)?;
+        self.applied.remove(key);
+        self.version += 1;
+        object["metadata"]["resourceVersion"] = self.version.to_string().into();
+        self.tell("DELETED", &key.0, &object);
+        Some(object)
+    }
+
+    fn apply(&mut self, key: Key, mut config: Value, status: bool) -> Result<Value, (u16, Value)> {
+        let meta = config["metadata"].as_object_mut().unwrap();
+        let (version, uid) = (meta.remove("resourceVersion"), meta.remove("uid"));
+        let live = self.objects.get(&key).cloned();
+        match &live {
+            Some(live) if uid.as_ref().is_some_and(|uid| *uid != live["metadata"]["uid"]) => {
+                return Err((422, refusal(422, "field is immutable", "metadata.uid")));
+            }
+            Some(live) if version.as_ref().is_some_and(|version| *version != live["metadata"]["resourceVersion"]) => {
+                return Err((409, refusal(409, "the object has been modified", "")));
+            }
+            None if uid.is_some() || status => return Err((409, refusal(409, "uid mismatch", ""))),
+            _ => {}
+        }
+        let slot = (key.0.clone() + if status { "/status" } else { "" }, key.1.clone(), key.2.clone());
+        let mut next = live.clone().unwrap_or_else(|| json!({}));
+        if let Some(before) = self.applied.insert(slot, config.clone()) {
+            disown(&mut next, &before, &config);
+        }
+        merge(&mut next, &config);
+        Ok(self.settle(&key, live, next))
+    }
+
+    /// Stores what a write came to, unless it came to nothing.
+    fn settle(&mut self, key: &Key, live: Option<Value>, mut next: Value) -> Value {
+        match live {
+            None => self.put(&key.0, next),
+            Some(live) if live == next => {}
+            Some(live) => {
+                if live["spec"] != next["spec"] {
+                    let generation = live["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
+                    next["metadata"]["generation"] = generation.into();
+                }
+                self.store(key, next);
+            }
+        }
+        self.objects[key].clone()
+    }
+}
+
+fn key(plural: &str, object: &Value) -> Key {
+    let text = |name: &str| object["metadata"][name].as_str().unwrap().to_owned();
+    (plural.to_owned(), text("namespace"), text("name"))
+}
+
+fn refusal(code: u16, message: &str, field: &str) -> Value {
+    let reason = match code {
+        404 => "NotFound",
+        409 => "Conflict",
+        422 => "Invalid",
+        403 => "Forbidden",
+        _ => "",
+    };
+    json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message,
+        "reason": reason, "details": {"causes": [{"field": field}]},
+    })
+}
+
+impl Fake {
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    pub fn put(&self, plural: &str, object: Value) {
+        self.state().put(plural, object);
+    }
+
+    pub fn get(&self, plural: &str, name: &str) -> Option<Value> {
+        self.state().objects.get(&(plural.into(), "ns".into(), name.into())).cloned()
+    }
+
+    /// As somebody else's `kubectl patch`.
+    pub fn patch(&self, plural: &str, name: &str, patch: &Value) {
+        let mut state = self.state();
+        let key = (plural.to_owned(), "ns".to_owned(), name.to_owned());
+        let live = state.objects[&key].clone();
+        let mut next = live.clone();
+        merge(&mut next, patch);
+        state.settle(&key, Some(live), next);
+    }
+
+    pub fn delete(&self, plural: &str, name: &str) {
+        self.state().remove(&(plural.into(), "ns".into(), name.into())).unwrap();
+    }
+
+    /// Every call that could change something, in order, without events.
+    pub fn writes(&self) -> Vec<String> {
+        self.state().writes.clone()
+    }
+
+    /// What happens to the next call of that name, as [`Fake::writes`] has it or `list PLURAL`.
+    pub fn fault(&self, call: &str, fault: Fault) {
+        self.state().faults.push((call.to_owned(), fault));
+    }
+
+    pub fn client(&self) -> Client {
+        let fake = self.clone();
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+            let fake = fake.clone();
+            async move { Ok::<_, Infallible>(fake.answer(request).await) }
+        });
+        Client::new(service, "default")
+    }
+
+    async fn answer(&self, request: Request<kube::client::Body>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let query = parts.uri.query().unwrap_or_default().to_owned();
+        let apply = parts.headers.get("content-type").is_some_and(|kind| kind == "application/apply-patch+yaml");
+        let (key, subresource) = route(parts.uri.path());
+        let call = name(&parts.method, &key, subresource, apply, &body);
+        let fault = {
+            let mut state = self.state();
+            if parts.method != Method::GET && key.0 != "events" {
+                state.writes.push(call.clone());
+            }
+            let at = state.faults.iter().position(|(planned, _)| *planned == call);
+            at.map(|at| state.faults.remove(at).1)
+        };
+        let mut panics = false;
+        match fault {
+            Some(Fault::Answer(code, message)) => return json_body(code, &refusal(code, message, "")),
+            Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Hold(until)) => until.await.unwrap(),
+            Some(Fault::Before(act)) => act(&mut self.state()),
+            Some(Fault::Panic) => panics = true,
+            None => {}
+        }
+        if parts.method == Method::GET && query.contains("watch=true") {
+            return self.watch(&key.0, &query);
+        }
+        let answer = self.serve(&parts.method, key, subresource, apply, body);
+        if panics {
+            return Response::new(Body::from_stream(stream::poll_fn(
+                |_| -> std::task::Poll<Option<Result<Bytes, Infallible>>> { panic!("as ordered by the test") },
+            )));
+        }
+        match answer {
+            Ok(object) => json_body(200, &object),
+            Err((code, status)) => json_body(code, &status),
+        }
+    }
+
+    fn serve(
+        &self,
+        method: &Method,
+        key: Key,
+        subresource: bool,
+        apply: bool,
+        body: Value,
+    ) -> Result<Value, (u16, Value)> {
+        let mut state = self.state();
+        let missing = (404, refusal(404, "not found", ""));
+        match *method {
+            Method::GET if key.2.is_empty() => {
+                let items: Vec<&Value> =
+                    state.objects.iter().filter(|(one, _)| one.0 == key.0).map(|(_, object)| object).collect();
+                let version = state.version.to_string();
+                Ok(
+                    json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": version}, "items": items}),
+                )
+            }
+            Method::GET => state.objects.get(&key).cloned().ok_or(missing),
+            Method::DELETE => {
+                let live = state.objects.get(&key).ok_or(missing)?;
+                let wanted = &body["preconditions"]["uid"];
+                if !wanted.is_null() && *wanted != live["metadata"]["uid"] {
+                    return Err((409, refusal(409, "precondition failed: UID", "")));
+                }
+                state.remove(&key);
+                Ok(json!({"kind": "Status", "status": "Success"}))
+            }
+            Method::PATCH if apply => state.apply(key, body, subresource),
+            Method::PATCH => {
+                let live = state.objects.get(&key).cloned().ok_or(missing)?;
+                let version = &body["metadata"]["resourceVersion"];
+                if !version.is_null() && *version != live["metadata"]["resourceVersion"] {
+                    return Err((409, refusal(409, "the object has been modified", "")));
+                }
+                let mut next = live.clone();
+                merge(&mut next, &body);
+                Ok(state.settle(&key, Some(live), next))
+            }
+            _ => Ok(body),
+        }
+    }
+
+    fn watch(&self, plural: &str, query: &str) -> Response<Body> {
+        let since = query.split('&').find_map(|pair| pair.strip_prefix("resourceVersion="));
+        let since: u64 = since.and_then(|since| since.parse().ok()).unwrap_or(0);
+        let (sender, lines) = mpsc::unbounded();
+        let mut state = self.state();
+        for (version, kind, line) in &state.history {
+            if *version > since && kind == plural {
+                sender.unbounded_send(Bytes::from(line.clone())).unwrap();
+            }
+        }
+        state.watchers.push((plural.to_owned(), sender));
+        Response::new(Body::from_stream(lines.map(Ok::<_, Infallible>)))
+    }
+}
+
+/// Key, and whether the path is that of the status.
+fn route(path: &str) -> (Key, bool) {
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let rest = &parts[if parts[0] == "api" { 2 } else { 3 }..];
+    let (namespace, rest) = if rest[0] == "namespaces" { (rest[1], &rest[2..]) } else { ("", rest) };
+    let part = |at: usize| (*rest.get(at).unwrap_or(&"")).to_owned();
+    ((part(0), namespace.to_owned(), part(1)), part(2) == "status")
+}
+
+/// What a call is called in tests.
+fn name(method: &Method, key: &Key, subresource: bool, apply: bool, body: &Value) -> String {
+    let (plural, _, name) = key;
+    let meta = &body["metadata"];
+    let verb = match *method {
+        Method::GET if name.is_empty() => return format!("list {plural}"),
+        Method::GET => "get",
+        Method::DELETE => "delete",
+        _ if subresource => "status",
+        Method::PATCH if apply && meta.get("uid").is_some() => "update",
+        Method::PATCH if apply && meta.get("resourceVersion").is_some() => "create",
+        Method::PATCH if apply => "apply-without-precondition",
+        Method::PATCH => "strip",
+        _ => "post",
+    };
+    format!("{verb} {plural}/{name}")
+}
+
+fn json_body(code: u16, value: &Value) -> Response<Body> {
+    Response::builder().status(code).body(Body::from(value.to_string())).unwrap()
+}

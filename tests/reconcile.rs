@@ -1,0 +1,413 @@
+//! The whole controller against an API server in the process, for what a real one cannot be made to
+//! do: refuse, fail, fall silent, be overtaken, at a call of our choice.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use resilience_operator::{
+    controller::{self, GATE, Options},
+    names,
+    runtime::{admin::Health, metrics::Metrics},
+};
+use serde_json::{Value, json};
+use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::fake::{Fake, Fault};
+
+const DR: &str = "destinationrules";
+const VS: &str = "virtualservices";
+const POLICIES: &str = "resiliences";
+
+struct Operator {
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    stop: CancellationToken,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Operator {
+    fn start(fake: &Fake) -> Self {
+        let (metrics, health) = (Arc::new(Metrics::default()), Arc::new(Health::default()));
+        health.block(GATE, "not begun");
+        let stop = CancellationToken::new();
+        let options = Options { deadline: Duration::from_millis(300), ..Options::default() };
+        let run = controller::run(fake.client(), options, metrics.clone(), health.clone(), stop.clone());
+        Self { metrics, health, stop, task: tokio::spawn(run) }
+    }
+
+    /// As `kill -9`.
+    async fn crash(self) {
+        self.task.abort();
+        let _cancelled = self.task.await;
+    }
+
+    fn counted(&self, line: &str) -> bool {
+        self.metrics.encode().unwrap().lines().any(|one| one == line)
+    }
+}
+
+fn policy(name: &str) -> Value {
+    policy_for(name, name)
+}
+
+fn policy_for(name: &str, target: &str) -> Value {
+    json!({
+        "apiVersion": names::API_VERSION, "kind": names::KIND,
+        "metadata": {"name": name, "namespace": "ns"},
+        "spec": {
+            "targetRefs": [{"group": "", "kind": "Service", "name": target}],
+            "limits": {"perClient": {"activeRequests": 5}},
+            "timeouts": {"request": "3s"},
+        },
+    })
+}
+
+fn service(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "ns"},
+        "spec": {"ports": [{"name": "http", "port": 8000}]},
+    })
+}
+
+fn foreign_rule(name: &str, host: &str) -> Value {
+    json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule",
+        "metadata": {"name": name, "namespace": "ns"},
+        "spec": {"host": host, "trafficPolicy": {"loadBalancer": {"simple": "NOT_INVENTED_YET"}}},
+    })
+}
+
+fn fake_with(names: &[&str]) -> Fake {
+    let fake = Fake::default();
+    for name in names {
+        fake.put("services", service(name));
+        fake.put(POLICIES, policy(name));
+    }
+    fake
+}
+
+/// `TYPE=STATUS/REASON` of a condition.
+fn condition(fake: &Fake, name: &str, kind: &str) -> String {
+    let policy = fake.get(POLICIES, name).unwrap_or_default();
+    let conditions = policy["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let found = conditions.iter().find(|condition| condition["type"] == kind);
+    found.map_or_else(String::new, |c| format!("{}/{}", c["status"].as_str().unwrap(), c["reason"].as_str().unwrap()))
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), wait).await.unwrap_or_else(|_| panic!("never happened: {what}"));
+}
+
+async fn until_programmed(fake: &Fake, name: &str) {
+    until(&format!("{name} is Programmed"), || condition(fake, name, "Programmed") == "True/Programmed").await;
+}
+
+/// Another policy comes and is programmed: by then, whatever was queued before it has been begun.
+async fn settle(fake: &Fake) {
+    let name = format!("marker-{}", fake.writes().len());
+    fake.put("services", service(&name));
+    fake.put(POLICIES, policy(&name));
+    until_programmed(fake, &name).await;
+}
+
+fn writes_but_markers(fake: &Fake) -> Vec<String> {
+    fake.writes().into_iter().filter(|write| !write.contains("marker-")).collect()
+}
+
+const CREATION: [&str; 3] = ["create destinationrules/web", "create virtualservices/web", "status resiliences/web"];
+
+#[tokio::test]
+async fn a_new_policy_costs_three_writes_rule_before_routes_before_status() {
+    let fake = fake_with(&["web"]);
+    let _operator = Operator::start(&fake);
+    until_programmed(&fake, "web").await;
+    settle(&fake).await;
+    assert_eq!(writes_but_markers(&fake), CREATION);
+    assert_eq!(condition(&fake, "web", "Ready"), "True/Ready");
+    let rule = fake.get(DR, "web").unwrap();
+    assert_eq!(rule["metadata"]["ownerReferences"][0]["name"], "web");
+}
+
+#[tokio::test]
+async fn at_rest_and_after_a_restart_nothing_is_written() {
+    let fake = fake_with(&["web"]);
+    let operator = Operator::start(&fake);
+    until_programmed(&fake, "web").await;
+    operator.crash().await;
+
+    let _operator = Operator::start(&fake);
+    settle(&fake).await;
+    // What others do to parts that are not ours.
+    fake.patch(POLICIES, "web", &json!({"metadata": {"annotations": {"seen": "1"}}}));
+    fake.patch(DR, "web", &json!({"metadata": {"labels": {"theirs": "1"}}, "spec": {"subsets": [{"name": "v1"}]}}));
+    fake.put(DR, foreign_rule("elsewhere", "elsewhere.example"));
+    settle(&fake).await;
+    assert_eq!(writes_but_markers(&fake), CREATION);
+}
+
+#[tokio::test]
+async fn what_is_ours_is_restored_with_one_write() {
+    let fake = fake_with(&["web"]);
+    let _operator = Operator::start(&fake);
+    until_programmed(&fake, "web").await;
+    let limit = "/spec/trafficPolicy/connectionPool/http/http2MaxRequests";
+    let edit = json!({"spec": {"trafficPolicy": {"connectionPool": {"http": {"http2MaxRequests": 99}}}}});
+    fake.patch(DR, "web", &edit);
+    until("the limit is 5 again", || fake.get(DR, "web").unwrap().pointer(limit) == Some(&json!(5))).await;
+    settle(&fake).await;
+    assert_eq!(writes_but_markers(&fake)[3..], ["update destinationrules/web"]);
+}
+
+#[tokio::test]
+async fn a_field_of_others_that_voids_ours_is_stripped() {
+    let fake = fake_with(&["web"]);
+    let _operator = Operator::start(&fake);
+    until_programmed(&fake, "web").await;
+    fake.patch(DR, "web", &json!({"spec": {"exportTo": ["."]}}));
+    until("exportTo is gone", || fake.get(DR, "web").unwrap()["spec"].get("exportTo").is_none()).await;
+    settle(&fake).await;
+    assert_eq!(writes_but_markers(&fake)[3..], ["update destinationrules/web", "strip destinationrules/web"]);
+}
+
+#[tokio::test]
+async fn a_generated_object_that_is_deleted_comes_back() {
+    let fake = fake_with(&["web"]);
+    let _operator = Operator::start(&fake);
+    until_programmed(&fake, "web").await;
+    fake.delete(VS, "web");
+    until("the VirtualService is back", || fake.get(VS, "web").is_some()).await;
+    settle(&fake).await;
+    assert_eq!(writes_but_markers(&fake)[3..], ["create virtualservices/web"]);
+}
+
+#[tokio::test]
+async fn what_is_refused_is_stalled_with_the_words_of_who_refused() {
+    let cases = [
+        (400, r#"admission webhook "validation.istio.io" denied the request: bad"#),
+        (403, r#"admission webhook "policy.example" denied the request: bad"#),
+        (422, "is invalid: bad"),
+        (500, "failed to create typed patch object: bad: field not declared in schema"),
+    ];
+    for (code, message) in cases {
+        let fake = fake_with(&["web"]);
+        fake.fault("create destinationrules/web", Fault::Answer(code, message));
+        let _operator = Operator::start(&fake);
+        until("web is refused", || condition(&fake, "web", "Programmed") == "False/Refused").await;
+        assert_eq!(condition(&fake, "web", "Stalled"), "True/Refused", "{code}");
+        let status = fake.get(POLICIES, "web").unwrap()["status"].to_string();
+        assert!(status.contains("bad"), "{code}: {status}");
+        // The routes wait for the rule.
+        assert_eq!(fake.writes(), ["create destinationrules/web", "status resiliences/web"], "{code}");
+    }
+}
+
+#[tokio::test]
+async fn what_fails_for_now_is_tried_again_and_heals() {
+    for (code, message) in [(500, "failed calling webhook: connection refused"), (429, "slow down"), (503, "")] {
+        let fake = fake_with(&["web"]);
+        fake.fault("create virtualservices/web", Fault::Answer(code, message));
+        let _operator = Operator::start(&fake);
+        until("web failed", || condition(&fake, "web", "Programmed") == "False/WriteFailed").await;
+        assert_eq!(condition(&fake, "web", "Stalled"), "False/Progressing", "{code}");
+        until_programmed(&fake, "web").await;
+        // The rule that was there already is not written again.
+        assert_eq!(fake.writes().iter().filter(|write| write.contains(DR)).count(), 1, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_permission_is_not_tried_again_within_seconds() {
+    let fake = fake_with(&["web"]);
+    let message = r#"destinationrules.networking.istio.io is forbidden: User "operator" cannot patch"#;
+    fake.fault("create destinationrules/web", Fault::Answer(403, message));
+    let _operator = Operator::start(&fake);
+    until("web failed", || condition(&fake, "web", "Programmed") == "False/WriteFailed").await;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(fake.writes(), ["create destinationrules/web", "status resiliences/web"]);
+}
+
+#[tokio::test]
+async fn no_answer_ends_at_the_deadline_and_holds_up_nobody() {
+    let fake = fake_with(&["good", "web"]);
+    fake.fault("create destinationrules/web", Fault::Hang);
+    let _operator = Operator::start(&fake);
+    until_programmed(&fake, "good").await;
+    until("web failed", || condition(&fake, "web", "Programmed") == "False/WriteFailed").await;
+    until_programmed(&fake, "web").await;
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_at_the_last_moment_is_left_to_whom_has_it() {
+    let fake = fake_with(&["web"]);
+    let theirs = foreign_rule("web", "elsewhere.example");
+    fake.fault("create destinationrules/web", Fault::Before(Box::new(move |state| state.put(DR, theirs))));
+    let _operator = Operator::start(&fake);
+    until("web is in conflict", || condition(&fake, "web", "Accepted") == "False/Conflicted").await;
+    let rule = fake.get(DR, "web").unwrap();
+    assert_eq!(rule["spec"], foreign_rule("web", "elsewhere.example")["spec"]);
+    assert!(rule["metadata"].get("ownerReferences").is_none() && rule["metadata"].get("labels").is_none(), "{rule}");
+    fake.delete(DR, "web");
+    until_programmed(&fake, "web").await;
+}
+
+#[tokio::test]
+async fn an_object_that_was_replaced_at_the_last_moment_is_not_taken_over() {
+    let fake = fake_with(&["web"]);
+    let _operator = Operator::start(&fake);
+    until_programmed(&fake, "web").await;
+    let theirs = foreign_rule("web", "elsewhere.example");
+    fake.fault("update destinationrules/web", Fault::Before(Box::new(move |state| state.put(DR, theirs))));
+    fake.patch(DR, "web", &json!({"spec": {"exportTo": ["."]}}));
+    until("web is in conflict", || condition(&fake, "web", "Accepted") == "False/Conflicted").await;
+    assert!(fake.get(DR, "web").unwrap()["metadata"].get("ownerReferences").is_none());
+}
+
+#[tokio::test]
+async fn killed_between_its_rule_and_its_routes_the_next_start_writes_what_is_missing() {
+    let fake = fake_with(&["web"]);
+    fake.fault("create virtualservices/web", Fault::Hang);
+    let operator = Operator::start(&fake);
+    until("the routes are under way", || fake.writes().len() == 2).await;
+    operator.crash().await;
+    assert!(fake.get(DR, "web").is_some() && fake.get(VS, "web").is_none());
+
+    let _operator = Operator::start(&fake);
+    until_programmed(&fake, "web").await;
+    assert_eq!(fake.writes()[2..], ["create virtualservices/web", "status resiliences/web"]);
+}
+
+#[tokio::test]
+async fn a_panic_is_that_of_one_policy_and_heals() {
+    let fake = fake_with(&["bad", "good"]);
+    fake.fault("create destinationrules/bad", Fault::Panic);
+    let operator = Operator::start(&fake);
+    until_programmed(&fake, "good").await;
+    until("the panic is counted", || operator.counted("resilience_operator_panics_total 1")).await;
+    until_programmed(&fake, "bad").await;
+    assert!(!operator.task.is_finished());
+}
+
+#[tokio::test]
+async fn an_object_that_cannot_be_read_says_so_and_stops_nobody() {
+    let fake = fake_with(&["good"]);
+    let mut bad = policy("bad");
+    bad["spec"]["fieldOfTomorrow"] = json!(1);
+    fake.put(POLICIES, bad);
+    let operator = Operator::start(&fake);
+    until_programmed(&fake, "good").await;
+    until("bad is invalid", || condition(&fake, "bad", "Accepted") == "False/Invalid").await;
+    let status = fake.get(POLICIES, "bad").unwrap()["status"].to_string();
+    assert!(status.contains("fieldOfTomorrow"), "{status}");
+    operator.crash().await;
+
+    // And says it once.
+    let before = fake.writes().len();
+    let _operator = Operator::start(&fake);
+    settle(&fake).await;
+    assert_eq!(writes_but_markers(&fake)[before..], Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_a_deleted_policy_leaves_goes_routes_before_rule_and_the_next_one_takes_over() {
+    let fake = fake_with(&["web"]);
+    let mut next = policy_for("next", "web");
+    next["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:09Z");
+    fake.put(POLICIES, next);
+    let _operator = Operator::start(&fake);
+    until_programmed(&fake, "web").await;
+    until("next stands back", || condition(&fake, "next", "Accepted") == "False/Conflicted").await;
+    let before = fake.writes().len();
+    fake.delete(POLICIES, "web");
+    until_programmed(&fake, "next").await;
+    let deletions: Vec<_> =
+        fake.writes().into_iter().skip(before).filter(|write| write.starts_with("delete")).collect();
+    assert_eq!(deletions, ["delete virtualservices/web", "delete destinationrules/web"]);
+    assert_eq!(fake.get(DR, "web").unwrap()["metadata"]["ownerReferences"][0]["name"], "next");
+}
+
+#[tokio::test]
+async fn a_policy_in_foreground_deletion_is_cleaned_up_and_written_no_more() {
+    let fake = fake_with(&["web"]);
+    let _operator = Operator::start(&fake);
+    until_programmed(&fake, "web").await;
+    fake.patch(POLICIES, "web", &json!({"metadata": {"deletionTimestamp": "2026-01-01T00:01:00Z"}}));
+    until("both are gone", || fake.get(DR, "web").is_none() && fake.get(VS, "web").is_none()).await;
+    settle(&fake).await;
+    assert_eq!(writes_but_markers(&fake)[3..], ["delete virtualservices/web", "delete destinationrules/web"]);
+}
+
+#[tokio::test]
+async fn what_was_deleted_while_the_operator_was_down_is_cleaned_up_at_its_start() {
+    let fake = fake_with(&["web"]);
+    let operator = Operator::start(&fake);
+    until_programmed(&fake, "web").await;
+    operator.crash().await;
+    fake.delete(POLICIES, "web");
+
+    let _operator = Operator::start(&fake);
+    until("both are gone", || fake.get(DR, "web").is_none() && fake.get(VS, "web").is_none()).await;
+}
+
+#[tokio::test]
+async fn a_deletion_that_did_not_happen_takes_nothing_away() {
+    let fake = fake_with(&["web"]);
+    let _operator = Operator::start(&fake);
+    until_programmed(&fake, "web").await;
+    // As from a list of an API server that lags behind.
+    let alive = fake.get(POLICIES, "web").unwrap();
+    fake.state().tell("DELETED", POLICIES, &alive);
+    settle(&fake).await;
+    assert_eq!(writes_but_markers(&fake), CREATION);
+}
+
+#[tokio::test]
+async fn of_two_policies_of_one_second_the_loser_lets_go_and_the_winner_acts() {
+    let fake = fake_with(&["web"]);
+    let _operator = Operator::start(&fake);
+    until_programmed(&fake, "web").await;
+    // As old by the clock, and first by name.
+    fake.put(POLICIES, policy_for("a", "web"));
+    until_programmed(&fake, "a").await;
+    until("web stands back", || condition(&fake, "web", "Accepted") == "False/Conflicted").await;
+    let status = fake.get(POLICIES, "web").unwrap()["status"].clone();
+    assert!(status.get("targets").is_none(), "{status}");
+}
+
+#[tokio::test]
+async fn nothing_is_decided_before_everything_is_listed() {
+    let fake = fake_with(&["web"]);
+    let (release, held) = oneshot::channel();
+    fake.fault("list virtualservices", Fault::Hold(held));
+    let operator = Operator::start(&fake);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(fake.writes(), Vec::<String>::new());
+    assert_eq!(operator.health.blockers().len(), 1);
+    release.send(()).unwrap();
+    until_programmed(&fake, "web").await;
+    assert_eq!(operator.health.blockers(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_reconcile_under_way_is_finished_after_the_signal_and_nothing_new_begun() {
+    let fake = fake_with(&["web"]);
+    let (release, held) = oneshot::channel();
+    fake.fault("create destinationrules/web", Fault::Hold(held));
+    let operator = Operator::start(&fake);
+    until("the rule is under way", || fake.writes().len() == 1).await;
+    operator.stop.cancel();
+    fake.put("services", service("late"));
+    fake.put(POLICIES, policy("late"));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    release.send(()).unwrap();
+    within(operator.task).await.unwrap().unwrap();
+    assert_eq!(fake.writes(), CREATION);
+}
+
+async fn within<T>(what: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(5), what).await.expect("did not end")
+}
