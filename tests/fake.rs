@@ -121,10 +121,10 @@ impl State {
         Some(object)
     }
 
-    fn apply(&mut self, key: Key, mut config: Value, status: bool) -> Result<Value, (u16, Value)> {
+    fn apply(&mut self, key: &Key, mut config: Value, status: bool) -> Result<Value, (u16, Value)> {
         let meta = config["metadata"].as_object_mut().unwrap();
         let (version, uid) = (meta.remove("resourceVersion"), meta.remove("uid"));
-        let live = self.objects.get(&key).cloned();
+        let live = self.objects.get(key).cloned();
         match &live {
             Some(live) if uid.as_ref().is_some_and(|uid| *uid != live["metadata"]["uid"]) => {
                 return Err((422, refusal(422, "field is immutable", "metadata.uid")));
@@ -141,7 +141,7 @@ impl State {
             disown(&mut next, &before, &config);
         }
         merge(&mut next, &config);
-        Ok(self.settle(&key, live, next))
+        Ok(self.settle(key, live, next))
     }
 
     /// Stores what a write came to, unless it came to nothing.
@@ -295,7 +295,7 @@ impl Fake {
                 state.remove(&key);
                 Ok(json!({"kind": "Status", "status": "Success"}))
             }
-            Method::PATCH if apply => state.apply(key, body, subresource),
+            Method::PATCH if apply => state.apply(&key, body, subresource),
             Method::PATCH => {
                 let live = state.objects.get(&key).cloned().ok_or(missing)?;
                 let version = &body["metadata"]["resourceVersion"];
