@@ -471,7 +471,7 @@ fn the_winner_of_two_policies_is_the_same_whoever_asks() {
             let created = rival.metadata.creation_timestamp.as_ref().map(|time| time.0);
             let rivals = vec![Rival { name: rival.metadata.name.clone().expect("a name"), created }];
             let observed = Observed { rivals, ..Observed::default() };
-            matches!(validate(policy, &observed, &Settings::default()), Err(Refusal::Conflicted(_)))
+            matches!(validate(policy, &observed, &Settings::default()), Err(Refusal::Superseded(_)))
         };
         let (a, b) = (made("a", one), made("b", other));
         assert_ne!(refused(&a, &b), refused(&b, &a), "{one:?} {other:?}");
