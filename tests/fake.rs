@@ -121,10 +121,10 @@ impl State {
         Some(object)
     }
 
-    fn apply(&mut self, key: Key, mut config: Value, status: bool) -> Result<Value, (u16, Value)> {
+    fn apply(&mut self, key: &Key, mut config: Value, status: bool) -> Result<Value, (u16, Value)> {
         let meta = config["metadata"].as_object_mut().unwrap();
         let (version, uid) = (meta.remove("resourceVersion"), meta.remove("uid"));
-        let live = self.objects.get(&key).cloned();
+        let live = self.objects.get(key).cloned();
         match &live {
             Some(live) if uid.as_ref().is_some_and(|uid| *uid != live["metadata"]["uid"]) => {
                 return Err((422, refusal(422, "field is immutable", "metadata.uid")));
@@ -141,7 +141,7 @@ impl State {
             disown(&mut next, &before, &config);
         }
         merge(&mut next, &config);
-        Ok(self.settle(&key, live, next))
+        Ok(self.settle(key, live, next))
     }
 
     /// Stores what a write came to, unless it came to nothing.
@@ -212,6 +212,15 @@ impl Fake {
         self.state().writes.clone()
     }
 
+    /// Ends all watches of a kind; what follows is a list.
+    pub fn break_watches(&self, plural: &str) {
+        let mut state = self.state();
+        let gone = json!({"type": "ERROR", "object": refusal(410, "too old resource version", "")}).to_string() + "\n";
+        state
+            .watchers
+            .retain(|(watched, sender)| watched != plural || sender.unbounded_send(Bytes::from(gone.clone())).is_err());
+    }
+
     /// What happens to the next call of that name, as [`Fake::writes`] has it or `list PLURAL`.
     pub fn fault(&self, call: &str, fault: Fault) {
         self.state().faults.push((call.to_owned(), fault));
@@ -254,7 +263,7 @@ impl Fake {
         if parts.method == Method::GET && query.contains("watch=true") {
             return self.watch(&key.0, &query);
         }
-        let answer = self.serve(&parts.method, key, subresource, apply, body);
+        let answer = self.serve(&parts.method, &key, subresource, apply, body);
         if panics {
             return Response::new(Body::from_stream(stream::poll_fn(
                 |_| -> std::task::Poll<Option<Result<Bytes, Infallible>>> { panic!("as ordered by the test") },
@@ -269,7 +278,7 @@ impl Fake {
     fn serve(
         &self,
         method: &Method,
-        key: Key,
+        key: &Key,
         subresource: bool,
         apply: bool,
         body: Value,
@@ -285,26 +294,26 @@ impl Fake {
                     json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": version}, "items": items}),
                 )
             }
-            Method::GET => state.objects.get(&key).cloned().ok_or(missing),
+            Method::GET => state.objects.get(key).cloned().ok_or(missing),
             Method::DELETE => {
-                let live = state.objects.get(&key).ok_or(missing)?;
+                let live = state.objects.get(key).ok_or(missing)?;
                 let wanted = &body["preconditions"]["uid"];
                 if !wanted.is_null() && *wanted != live["metadata"]["uid"] {
                     return Err((409, refusal(409, "precondition failed: UID", "")));
                 }
-                state.remove(&key);
+                state.remove(key);
                 Ok(json!({"kind": "Status", "status": "Success"}))
             }
             Method::PATCH if apply => state.apply(key, body, subresource),
             Method::PATCH => {
-                let live = state.objects.get(&key).cloned().ok_or(missing)?;
+                let live = state.objects.get(key).cloned().ok_or(missing)?;
                 let version = &body["metadata"]["resourceVersion"];
                 if !version.is_null() && *version != live["metadata"]["resourceVersion"] {
                     return Err((409, refusal(409, "the object has been modified", "")));
                 }
                 let mut next = live.clone();
                 merge(&mut next, &body);
-                Ok(state.settle(&key, Some(live), next))
+                Ok(state.settle(key, Some(live), next))
             }
             _ => Ok(body),
         }
