@@ -212,6 +212,15 @@ impl Fake {
         self.state().writes.clone()
     }
 
+    /// Ends all watches of a kind; what follows is a list.
+    pub fn break_watches(&self, plural: &str) {
+        let mut state = self.state();
+        let gone = json!({"type": "ERROR", "object": refusal(410, "too old resource version", "")}).to_string() + "\n";
+        state
+            .watchers
+            .retain(|(watched, sender)| watched != plural || sender.unbounded_send(Bytes::from(gone.clone())).is_err());
+    }
+
     /// What happens to the next call of that name, as [`Fake::writes`] has it or `list PLURAL`.
     pub fn fault(&self, call: &str, fault: Fault) {
         self.state().faults.push((call.to_owned(), fault));
@@ -254,7 +263,7 @@ impl Fake {
         if parts.method == Method::GET && query.contains("watch=true") {
             return self.watch(&key.0, &query);
         }
-        let answer = self.serve(&parts.method, key, subresource, apply, body);
+        let answer = self.serve(&parts.method, &key, subresource, apply, body);
         if panics {
             return Response::new(Body::from_stream(stream::poll_fn(
                 |_| -> std::task::Poll<Option<Result<Bytes, Infallible>>> { panic!("as ordered by the test") },
@@ -269,7 +278,7 @@ impl Fake {
     fn serve(
         &self,
         method: &Method,
-        key: Key,
+        key: &Key,
         subresource: bool,
         apply: bool,
         body: Value,
@@ -285,26 +294,26 @@ impl Fake {
                     json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": version}, "items": items}),
                 )
             }
-            Method::GET => state.objects.get(&key).cloned().ok_or(missing),
+            Method::GET => state.objects.get(key).cloned().ok_or(missing),
             Method::DELETE => {
-                let live = state.objects.get(&key).ok_or(missing)?;
+                let live = state.objects.get(key).ok_or(missing)?;
                 let wanted = &body["preconditions"]["uid"];
                 if !wanted.is_null() && *wanted != live["metadata"]["uid"] {
                     return Err((409, refusal(409, "precondition failed: UID", "")));
                 }
-                state.remove(&key);
+                state.remove(key);
                 Ok(json!({"kind": "Status", "status": "Success"}))
             }
             Method::PATCH if apply => state.apply(&key, body, subresource),
             Method::PATCH => {
-                let live = state.objects.get(&key).cloned().ok_or(missing)?;
+                let live = state.objects.get(key).cloned().ok_or(missing)?;
                 let version = &body["metadata"]["resourceVersion"];
                 if !version.is_null() && *version != live["metadata"]["resourceVersion"] {
                     return Err((409, refusal(409, "the object has been modified", "")));
                 }
                 let mut next = live.clone();
                 merge(&mut next, &body);
-                Ok(state.settle(&key, Some(live), next))
+                Ok(state.settle(key, Some(live), next))
             }
             _ => Ok(body),
         }

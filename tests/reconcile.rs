@@ -232,6 +232,28 @@ async fn a_missing_permission_is_not_tried_again_within_seconds() {
 }
 
 #[tokio::test]
+async fn what_failed_while_the_api_server_was_away_is_tried_at_once_when_it_is_back() {
+    let fake = fake_with(&["web"]);
+    // Slow: without the recovery, the next try would be in minutes.
+    fake.fault("create destinationrules/web", Fault::Answer(401, "Unauthorized"));
+    let _operator = Operator::start(&fake);
+    until("web failed", || condition(&fake, "web", "Programmed") == "False/WriteFailed").await;
+    fake.break_watches(DR);
+    until_programmed(&fake, "web").await;
+}
+
+#[tokio::test]
+async fn what_vanished_while_a_watch_was_broken_is_noticed() {
+    let fake = fake_with(&["web"]);
+    let _operator = Operator::start(&fake);
+    until_programmed(&fake, "web").await;
+    fake.break_watches(VS);
+    // While nobody watches, so that no event tells of it.
+    fake.delete(VS, "web");
+    until("the VirtualService is back", || fake.get(VS, "web").is_some()).await;
+}
+
+#[tokio::test]
 async fn no_answer_ends_at_the_deadline_and_holds_up_nobody() {
     let fake = fake_with(&["good", "web"]);
     fake.fault("create destinationrules/web", Fault::Hang);

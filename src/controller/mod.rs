@@ -154,6 +154,14 @@ impl Shared {
         metrics.tally_with(move || world.tally());
         (shared, requests)
     }
+
+    /// Looks at once at what waits for another try.
+    fn try_now(&self, scope: Option<&str>) {
+        for (namespace, name) in self.retries.waiting(scope) {
+            let policy = self.context.hands.world.policies.get(&namespace, &name);
+            self.keys.look_at(&namespace, &name, policy.as_ref().map(|policy| policy.uid.as_str()));
+        }
+    }
 }
 
 /// Runs until `stop`, and then until the reconciles under way have ended, for ten seconds at most.
@@ -263,7 +271,9 @@ impl Wiring {
         async move {
             let world = &shared.context.hands.world;
             let tell = |delta: &Delta<V>| shared.keys.look_at_all(world, &delta.namespace, &concerned(delta, world));
-            let watch = Watch { kind, scope, listed: &listed, metrics: &shared.metrics };
+            let within = scope.clone();
+            let recovered = || shared.try_now(within.as_deref());
+            let watch = Watch { kind, scope, listed: &listed, metrics: &shared.metrics, recovered: &recovered };
             watch.follow(api, cache(world), lean, tell).await;
         }
         .boxed()

@@ -69,12 +69,12 @@ impl Retries {
         let key = (namespace.to_owned(), name.to_owned());
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let count = match class {
-            Class::Backoff => {
+            Class::Backoff | Class::Slow => {
                 let count = failures.entry(key.clone()).or_insert(0);
                 *count = count.saturating_add(1);
                 *count
             }
-            Class::Never | Class::Slow | Class::Resync => {
+            Class::Never | Class::Resync => {
                 failures.remove(&key);
                 0
             }
@@ -88,6 +88,12 @@ impl Retries {
             // Spread, or all objects that started together would come again together.
             Class::Resync => Action::requeue(jittered(self.resync, 0.2, chance)),
         }
+    }
+
+    /// What waits for another try, in a namespace or (`None`) in all.
+    pub fn waiting(&self, scope: Option<&str>) -> Vec<(String, String)> {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.keys().filter(|(namespace, _)| scope.is_none_or(|scope| scope == namespace)).cloned().collect()
     }
 
     /// Between 0 and 1. Good enough to spread load, and without another crate: the hasher is seeded
@@ -136,6 +142,8 @@ mod tests {
         assert_eq!((count("a"), count("b")), (Some(2), Some(1)));
         retries.after("ns", "a", Class::Resync);
         assert_eq!((count("a"), count("b")), (None, Some(1)));
+        assert_eq!(retries.waiting(None), [("ns".to_owned(), "b".to_owned())]);
+        assert_eq!(retries.waiting(Some("other")), []);
     }
 
     #[test]

@@ -43,7 +43,6 @@ impl Listed {
 }
 
 /// One watch.
-#[derive(Debug)]
 pub struct Watch<'a> {
     /// The kind, for logs and metrics.
     pub kind: &'static str,
@@ -53,6 +52,9 @@ pub struct Watch<'a> {
     pub listed: &'a Listed,
     /// Told when it breaks.
     pub metrics: &'a Metrics,
+    /// Called when everything is listed again after it broke: what failed for the same reason, be it
+    /// the API server's absence or the kind's, need not wait for the end of its backoff.
+    pub recovered: &'a (dyn Fn() + Send + Sync),
 }
 
 impl Watch<'_> {
@@ -67,7 +69,7 @@ impl Watch<'_> {
     ) where
         K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     {
-        let Self { kind, scope, listed, metrics } = self;
+        let Self { kind, scope, listed, metrics, recovered } = self;
         let how = watcher::Config::default().timeout(TIMEOUT_SECONDS);
         let mut events = std::pin::pin!(watcher(api, how).default_backoff());
         let mut seen = HashSet::new();
@@ -85,6 +87,8 @@ impl Watch<'_> {
                     seen = HashSet::new();
                     if std::mem::take(&mut first) {
                         listed.0.add_permits(1);
+                    } else {
+                        recovered();
                     }
                 }
                 Ok(Event::Apply(object)) => cache.put(lean(object)).iter().for_each(&tell),
@@ -95,9 +99,22 @@ impl Watch<'_> {
                 Err(error) => {
                     metrics.watch_broke(kind);
                     let namespace = scope.as_deref().unwrap_or("all");
-                    tracing::warn!(kind, namespace, %error, "a watch broke and is started anew");
+                    let error = words(&error);
+                    tracing::warn!(kind, namespace, error, "a watch broke and is started anew");
                 }
             }
         }
+    }
+}
+
+/// The API server's own words where there are some: kube's hold the whole answer besides.
+fn words(error: &watcher::Error) -> String {
+    use watcher::Error::{InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed};
+    match error {
+        InitialListFailed(kube::Error::Api(status))
+        | WatchStartFailed(kube::Error::Api(status))
+        | WatchFailed(kube::Error::Api(status))
+        | WatchError(status) => status.message.clone(),
+        InitialListFailed(_) | WatchStartFailed(_) | WatchFailed(_) | NoResourceVersion => error.to_string(),
     }
 }

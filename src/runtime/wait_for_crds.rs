@@ -58,6 +58,7 @@ async fn served(client: &Client, kind: &Needed) -> Result<(), String> {
         Ok(Ok(list)) if list.resources.iter().any(|resource| resource.name == kind.plural) => Ok(()),
         Ok(Ok(_)) => Err("not served".to_owned()),
         Ok(Err(kube::Error::Api(status))) if status.code == 404 => Err("not served".to_owned()),
+        Ok(Err(kube::Error::Api(status))) => Err(format!("the API server says: {}", status.message)),
         Ok(Err(error)) => Err(format!("the API server could not be asked: {error}")),
         Err(_) => Err(format!("the API server did not answer within {} s", DEADLINE.as_secs())),
     }
