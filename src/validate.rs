@@ -181,6 +181,17 @@ pub fn validate(resilience: &Resilience, observed: &Observed, settings: &Setting
         .map_err(Refusal::Conflicted)?;
 
     let limits = spec.limits.as_ref().and_then(|limits| limits.per_client.clone());
+    let connect_timeout = spec.timeouts.as_ref().and_then(|timeouts| timeouts.connect.clone());
+    if let Some(other) = &neighbours.routes_owner
+        && limits.is_none()
+        && connect_timeout.is_none()
+        && spec.ejection.is_none()
+    {
+        // Accepted, it would be Ready with nothing behind it.
+        return Err(Refusal::Conflicted(format!(
+            "{other} has the host, and a proxy takes the routes of one VirtualService only, so nothing of this policy can be generated: put timeouts.request and retries there, or delete it"
+        )));
+    }
     let mut unknowns = Vec::new();
     let ejection = spec.ejection.as_ref().map(|ejection| resolve_ejection(ejection, observed.endpoints, &mut unknowns));
     let routes = match neighbours.routes_owner {
@@ -191,7 +202,7 @@ pub fn validate(resilience: &Resilience, observed: &Observed, settings: &Setting
         target: target.clone(),
         host,
         endpoints: observed.endpoints,
-        connect_timeout: spec.timeouts.as_ref().and_then(|timeouts| timeouts.connect.clone()),
+        connect_timeout,
         limits,
         ejection,
         routes,

@@ -304,7 +304,7 @@ impl Fake {
                 state.remove(key);
                 Ok(json!({"kind": "Status", "status": "Success"}))
             }
-            Method::PATCH if apply => state.apply(&key, body, subresource),
+            Method::PATCH if apply => state.apply(key, body, subresource),
             Method::PATCH => {
                 let live = state.objects.get(key).cloned().ok_or(missing)?;
                 let version = &body["metadata"]["resourceVersion"];

@@ -35,8 +35,9 @@ pub const fn class(outcome: &Outcome) -> Class {
         Outcome::Conflicted(_) | Outcome::Superseded(_) | Outcome::Waiting(_) | Outcome::Programmed(..) => {
             Class::Resync
         }
-        // Another Istio may take it, another rule of admission too; no event tells of either.
-        Outcome::Refused(..) => Class::Slow,
+        // Another Istio may take it, another rule of admission too; no event tells of either, and both
+        // often change within seconds.
+        Outcome::Refused(..) => Class::Backoff,
         Outcome::Failed(_, failure) => {
             if failure.slow {
                 Class::Slow
