@@ -25,8 +25,8 @@ pub enum Outcome {
     Rejected(Vec<Violation>),
     /// Somebody else has the host. Heals when they leave.
     Conflicted(String),
-    /// An older `Resilience` has the target, and what was generated from this one is gone. Heals when
-    /// the older one leaves.
+    /// Somebody else has all that this policy would generate, and what was generated from it is gone.
+    /// Heals when they leave.
     Superseded(String),
     /// The target does not exist yet. Heals when it does.
     Waiting(String),

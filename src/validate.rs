@@ -45,8 +45,9 @@ pub enum Refusal {
     Invalid(Vec<Violation>),
     /// Somebody else has the host; the message names who, and what to do.
     Conflicted(String),
-    /// An older `Resilience` has the target; the message names it. What was generated from this one
-    /// goes: it would stand in the way of the older one's, and then neither would act.
+    /// An older `Resilience` has the target, or another VirtualService has the host of a policy that is
+    /// of routes alone; the message names it. What was generated from this one goes: it would stand in
+    /// the way of the other's, and then neither would act, or ours in silence.
     Superseded(String),
     /// The target does not exist yet. Heals by itself.
     TargetNotFound(String),
@@ -188,7 +189,7 @@ pub fn validate(resilience: &Resilience, observed: &Observed, settings: &Setting
         && spec.ejection.is_none()
     {
         // Accepted, it would be Ready with nothing behind it.
-        return Err(Refusal::Conflicted(format!(
+        return Err(Refusal::Superseded(format!(
             "{other} has the host, and a proxy takes the routes of one VirtualService only, so nothing of this policy can be generated: put timeouts.request and retries there, or delete it"
         )));
     }
