@@ -22,10 +22,14 @@ use crate::report::Report;
 use crate::scenarios::stage::{PORT, SOON, Stage, policy};
 use crate::wait::Seen;
 use crate::workloads::{self, add_failing_replica, add_loader, with_images};
-use measure::{CLIENT, Row};
+use measure::{CLIENT, Pace, Row};
 
 /// Enough for a split that means something.
 const REQUESTS: u64 = 1_000;
+/// Calls a second against limits: five times what one connection can carry.
+const RATE: u32 = 100;
+/// Calls made at that rate.
+const PACED: u64 = 600;
 /// How far our split may be from fortio's, in points.
 const AGREEMENT: f64 = 10.0;
 /// The object that the story is about, written by hand.
@@ -61,7 +65,7 @@ fn tell(checkout: &Checkout, stage: &Stage<'_>, report: &Report) -> Result<Vec<R
         tidy(checkout, kubectl)?;
         add_loader(checkout, kubectl)?;
         kubectl.until("the loader reaches httpbin", SOON, |_| {
-            let row = measure::ours(stage, "first call", "/get", 1, 1)?;
+            let row = measure::ours(stage, "first call", 1, Pace::Callers(1))?;
             Ok(if row.ok == 1 { Seen::Done(()) } else { Seen::NotYet(format!("{row:?}")) })
         })
     })?;
@@ -75,7 +79,7 @@ fn tell(checkout: &Checkout, stage: &Stage<'_>, report: &Report) -> Result<Vec<R
     kubectl.run(&["delete", "deployment", "httpbin-failing"])?;
     let row = report.step("call again", || {
         kubectl.until("every answer is 200 again", SOON, |_| {
-            let row = measure::ours(stage, "deleted", "/get", 3, REQUESTS)?;
+            let row = measure::ours(stage, "deleted", REQUESTS, Pace::Callers(3))?;
             Ok(if row.ok == REQUESTS { Seen::Done(row) } else { Seen::NotYet(format!("{row:?}")) })
         })
     })?;
@@ -85,10 +89,10 @@ fn tell(checkout: &Checkout, stage: &Stage<'_>, report: &Report) -> Result<Vec<R
 }
 
 fn limits(checkout: &Checkout, stage: &Stage<'_>, report: &Report, rows: &mut Vec<Row>) -> Result<()> {
-    heading("1. No policy: three callers, each with one request at a time");
-    let row = report.step("call", || measure::ours(stage, "no policy", "/get", 3, REQUESTS))?;
+    heading("1. No policy: 100 calls a second, each of which takes the server 50 ms");
+    let row = report.step("call", || measure::ours(stage, "no policy", PACED, Pace::Rate(RATE)))?;
     show(&row);
-    ensure!(row.ok == REQUESTS, "not every answer is 200 although nothing is declared: {row:?}");
+    ensure!(row.ok == PACED, "not every answer is 200 although nothing is declared: {row:?}");
     rows.push(row);
 
     heading("2. One Resilience is declared …");
@@ -104,11 +108,13 @@ fn limits(checkout: &Checkout, stage: &Stage<'_>, report: &Report, rows: &mut Ve
     println!("   … and this is generated and kept:\n{}", indent(&spec_of(stage, "destinationrule")?));
     println!("{}", indent(&stage.kubectl.run(&["get", "resilience", "httpbin"])?));
     println!("{}", indent(&warnings(stage)?));
-    let ours = report.step("call with our load generator", || measure::ours(stage, "limits", "/get", 3, REQUESTS))?;
+    let ours =
+        report.step("call with our load generator", || measure::ours(stage, "limits", PACED, Pace::Rate(RATE)))?;
     show(&ours);
-    let theirs = report.step("call with fortio", || measure::fortio(stage, "limits (fortio)", "/get", 3, REQUESTS))?;
+    let theirs = report.step("call with fortio", || measure::fortio(stage, "limits (fortio)", PACED, RATE))?;
     show(&theirs);
     for row in [&ours, &theirs] {
+        ensure!(row.requests >= 500, "too few calls to compare: {row:?}");
         ensure!(row.ok > 0 && row.refused > 0, "the answers should be mixed: {row:?}");
         ensure!(
             row.refused == row.client_refused + row.server_refused,
@@ -124,7 +130,7 @@ fn limits(checkout: &Checkout, stage: &Stage<'_>, report: &Report, rows: &mut Ve
 
 fn failing_replica(checkout: &Checkout, stage: &Stage<'_>, report: &Report, rows: &mut Vec<Row>) -> Result<()> {
     let kubectl = stage.kubectl;
-    heading("3. Of three replicas one answers every call with 500");
+    heading("3. Three callers as fast as answers come; of three replicas one answers every call with 500");
     kubectl.run(&["delete", "resilience", "httpbin"])?;
     stage.until_gone("destinationrule", "httpbin")?;
     report.step("start three replicas, of which one fails", || {
@@ -132,12 +138,12 @@ fn failing_replica(checkout: &Checkout, stage: &Stage<'_>, report: &Report, rows
         kubectl.rolled_out("deployment/httpbin", SOON)?;
         add_failing_replica(checkout, kubectl)?;
         kubectl.until("a third fails", SOON, |_| {
-            let row = measure::ours(stage, "probe", "/get", 3, 300)?;
+            let row = measure::ours(stage, "probe", 300, Pace::Callers(3))?;
             let percent = row.failed_percent();
             Ok(if (20.0..50.0).contains(&percent) { Seen::Done(()) } else { Seen::NotYet(format!("{row:?}")) })
         })
     })?;
-    let row = measure::ours(stage, "one of three fails", "/get", 3, REQUESTS)?;
+    let row = measure::ours(stage, "one of three fails", REQUESTS, Pace::Callers(3))?;
     show(&row);
     rows.push(row);
 
@@ -145,13 +151,13 @@ fn failing_replica(checkout: &Checkout, stage: &Stage<'_>, report: &Report, rows
     declare(stage, &json!({"ejection": {"consecutive5xx": 3, "interval": "1s", "baseTime": "30s", "maxPercent": 50}}))?;
     report.step("call until it is ejected", || {
         kubectl.until("an endpoint is ejected", SOON, |kubectl| {
-            measure::ours(stage, "probe", "/get", 3, 60)?;
+            measure::ours(stage, "probe", 60, Pace::Callers(3))?;
             let ejected =
                 Stats::of(kubectl, CLIENT)?.outbound(&stage.host(), PORT, "outlier_detection.ejections_active");
             Ok(if ejected == 1 { Seen::Done(()) } else { Seen::NotYet(format!("{ejected} ejected")) })
         })
     })?;
-    let row = measure::ours(stage, "ejection", "/get", 3, REQUESTS)?;
+    let row = measure::ours(stage, "ejection", REQUESTS, Pace::Callers(3))?;
     show(&row);
     ensure!(row.ok == REQUESTS && row.ejected == 1, "the failing endpoint is ejected and still answers: {row:?}");
     rows.push(row);
@@ -164,7 +170,7 @@ fn failing_replica(checkout: &Checkout, stage: &Stage<'_>, report: &Report, rows
     println!("   generated:\n{}", indent(&spec_of(stage, "virtualservice")?));
     let row = report.step("call", || {
         kubectl.until("retries heal", SOON, |_| {
-            let row = measure::ours(stage, "retries", "/get", 3, REQUESTS)?;
+            let row = measure::ours(stage, "retries", REQUESTS, Pace::Callers(3))?;
             // Two more tries, each on one of the other endpoints.
             Ok(if row.failed_percent() < 5.0 && row.retries > 0 {
                 Seen::Done(row)

@@ -36,8 +36,23 @@ impl Answers {
 /// # Errors
 /// When fortio cannot be run. An answer of whatever status is none.
 pub fn load(kubectl: &Kubectl, url: &str, callers: u32, requests: u32) -> Result<Answers> {
-    let (callers, requests) = (callers.to_string(), requests.to_string());
-    let options = ["-qps", "0", "-c", &callers, "-n", &requests, "-allow-initial-errors", "-quiet", "-json", "-"];
+    // To fortio 0 is «as fast as it goes».
+    run(kubectl, url, callers, requests, 0)
+}
+
+/// As [`load`], but so many a second.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_at(kubectl: &Kubectl, url: &str, callers: u32, requests: u32, rate: u32) -> Result<Answers> {
+    run(kubectl, url, callers, requests, rate)
+}
+
+fn run(kubectl: &Kubectl, url: &str, callers: u32, requests: u32, rate: u32) -> Result<Answers> {
+    let (callers, requests, rate) = (callers.to_string(), requests.to_string(), rate.to_string());
+    // Uniform: its callers would otherwise all call in the same instant.
+    let options =
+        ["-qps", &rate, "-c", &callers, "-n", &requests, "-uniform", "-allow-initial-errors", "-quiet", "-json", "-"];
     let command = [&["fortio", "load"], options.as_slice(), &[url]].concat();
     let text = kubectl.exec("deploy/fortio", "fortio", &command)?;
     serde_json::from_str(&text).with_context(|| format!("fortio printed no JSON but: {text}"))

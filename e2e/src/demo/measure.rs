@@ -11,6 +11,24 @@ use crate::workloads::TARGET;
 /// Where our load generator runs.
 pub(super) const CLIENT: &str = "deploy/loader";
 
+/// Enough for fortio to keep its rate.
+const FORTIO_CALLERS: u32 = 8;
+/// What is called as fast as answers come.
+const QUICK: &str = "/get";
+/// What is called at a rate.
+const SLOW: &str = "/delay/0.05";
+
+/// How calls are made.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Pace {
+    /// So many callers, each with one request at a time, as fast as answers come.
+    Callers(u32),
+    /// So many a second, whatever the answers, and each takes the server 50 ms. The only way to compare
+    /// two generators under a limit: the share of refusals of callers that call as fast as they can is a
+    /// measure of the callers, and with answers of a millisecond or two every burst counts.
+    Rate(u32),
+}
+
 /// One step of the story in numbers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Row {
@@ -58,9 +76,13 @@ pub(super) fn percent(part: u64, whole: u64) -> f64 {
 ///
 /// # Errors
 /// When it cannot run, or a proxy does not answer.
-pub(super) fn ours(stage: &Stage<'_>, step: &str, path: &str, callers: u32, requests: u64) -> Result<Row> {
-    let (url, callers, count) = (format!("{TARGET}{path}"), callers.to_string(), requests.to_string());
-    let command = ["/resilience-operator", "load", &url, "-c", &callers, "-n", &count, "-o", "json"];
+pub(super) fn ours(stage: &Stage<'_>, step: &str, requests: u64, pace: Pace) -> Result<Row> {
+    let (path, option, value) = match pace {
+        Pace::Callers(callers) => (QUICK, "-c", callers.to_string()),
+        Pace::Rate(rate) => (SLOW, "-r", rate.to_string()),
+    };
+    let (url, count) = (format!("{TARGET}{path}"), requests.to_string());
+    let command = ["/resilience-operator", "load", &url, "-n", &count, option, &value, "-o", "json"];
     witnessed(stage, CLIENT, step, || {
         let text = stage.kubectl.exec(CLIENT, "loader", &command)?;
         let report: Value =
@@ -79,9 +101,10 @@ pub(super) fn ours(stage: &Stage<'_>, step: &str, path: &str, callers: u32, requ
 ///
 /// # Errors
 /// As [`ours`].
-pub(super) fn fortio(stage: &Stage<'_>, step: &str, path: &str, callers: u32, requests: u64) -> Result<Row> {
+pub(super) fn fortio(stage: &Stage<'_>, step: &str, requests: u64, rate: u32) -> Result<Row> {
     witnessed(stage, "deploy/fortio", step, || {
-        let answers = fortio::load(stage.kubectl, &format!("{TARGET}{path}"), callers, u32::try_from(requests)?)?;
+        let answers =
+            fortio::load_at(stage.kubectl, &format!("{TARGET}{SLOW}"), FORTIO_CALLERS, u32::try_from(requests)?, rate)?;
         let (requests, ok, refused) = (answers.total(), answers.status(200), answers.status(503));
         Ok(Row { requests, ok, refused, failed: requests - ok - refused, ..Row::default() })
     })
