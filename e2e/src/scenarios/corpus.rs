@@ -62,31 +62,29 @@ pub fn agrees(checkout: &Checkout) -> Result<()> {
 /// When one is refused.
 pub fn every_yaml(checkout: &Checkout) -> Result<()> {
     let lab = Lab::attach_to(checkout)?;
-    with_namespace(&lab, "every-yaml", |kubectl| {
-        for file in yaml_files(&checkout.root().join("istio-samples"))? {
-            // Some name the namespace that they are rendered for.
-            taken(lab.kubectl(), &file)?;
+    let kubectl = lab.kubectl();
+    for file in yaml_files(&checkout.root().join("istio-samples"))? {
+        // Some name the namespace that they are rendered for.
+        taken(kubectl, &file)?;
+    }
+    let deploy = checkout.root().join("deploy").display().to_string();
+    kubectl.run(&[
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--dry-run=server",
+        "--validate=strict",
+        "-k",
+        &deploy,
+    ])?;
+    for file in yaml_files(&checkout.e2e().join("manifests"))? {
+        if file.file_name().is_some_and(|name| name != "refused.yaml") {
+            let text = with_images(&read(&file)?);
+            let answer = parsed(kubectl, &text).with_context(|| format!("kubectl does not read {}", file.display()))?;
+            ensure!(!answer.is_empty(), "{} holds no object", file.display());
         }
-        let deploy = checkout.root().join("deploy").display().to_string();
-        lab.kubectl().run(&[
-            "apply",
-            "--server-side",
-            "--force-conflicts",
-            "--dry-run=server",
-            "--validate=strict",
-            "-k",
-            &deploy,
-        ])?;
-        for file in yaml_files(&checkout.e2e().join("manifests"))? {
-            if file.file_name().is_some_and(|name| name != "refused.yaml") {
-                let text = with_images(&read(&file)?);
-                let answer =
-                    parsed(kubectl, &text).with_context(|| format!("kubectl does not read {}", file.display()))?;
-                ensure!(!answer.is_empty(), "{} holds no object", file.display());
-            }
-        }
-        Ok(())
-    })
+    }
+    Ok(())
 }
 
 fn taken(kubectl: &Kubectl, file: &Path) -> Result<()> {
