@@ -30,7 +30,7 @@ pub struct Scenario {
     pub run: fn(&Checkout) -> Result<()>,
 }
 
-/// Those that judge policies on the lab of this checkout, with our operator in it.
+/// Those that need the lab of this checkout, with our operator in it.
 pub const ON_THE_LAB: &[Scenario] = &[
     Scenario { name: "istio_raw_sample_trips", run: raw_sample::trips },
     Scenario { name: "every_yaml_of_the_repository_is_taken_by_kubectl", run: corpus::every_yaml },
@@ -48,6 +48,7 @@ pub const ON_THE_LAB: &[Scenario] = &[
     Scenario { name: "a_policy_waits_for_its_service", run: lifecycle::waits_for_its_service },
     Scenario { name: "killed_between_two_writes_it_ends_right", run: lifecycle::killed_between_two_writes },
     Scenario { name: "at_rest_nothing_is_written", run: at_rest::nothing_is_written },
+    Scenario { name: "two_labs_live_side_by_side", run: side_by_side::live },
 ];
 
 /// Those that judge the lab itself, in a second checkout beside this one.
@@ -57,7 +58,6 @@ pub const OF_THE_LAB: &[Scenario] = &[
     Scenario { name: "down_after_up_was_killed_early_leaves_nothing", run: leaves_nothing::after_early_kill },
     Scenario { name: "down_after_up_was_killed_late_leaves_nothing", run: leaves_nothing::after_late_kill },
     Scenario { name: "down_after_the_sandbox_was_killed_leaves_nothing", run: leaves_nothing::after_keeper_kill },
-    Scenario { name: "two_labs_live_side_by_side", run: side_by_side::live },
 ];
 
 fn all() -> impl Iterator<Item = &'static Scenario> {
