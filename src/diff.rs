@@ -12,7 +12,6 @@ use serde_json::Value;
 use crate::{
     api::Duration,
     istio::{Existing, Kind},
-    names,
     translate::{Desired, DesiredObject},
     validate::Owner,
 };
@@ -251,10 +250,4 @@ pub fn describe(diff: &Diff) -> Vec<String> {
         }
     });
     writes.chain(diff.prune.iter().map(|prune| format!("delete {} {}", prune.kind, prune.name))).collect()
-}
-
-/// The kinds in which an object of ours may stand, for callers that look one up by name.
-#[must_use]
-pub fn generated_names(target: &str) -> [(Kind, String); 2] {
-    Kind::ALL.map(|kind| (kind, names::generated_name(target)))
 }

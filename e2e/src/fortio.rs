@@ -37,7 +37,7 @@ impl Answers {
 /// When fortio cannot be run. An answer of whatever status is none.
 pub fn load(kubectl: &Kubectl, url: &str, callers: u32, requests: u32) -> Result<Answers> {
     // To fortio 0 is «as fast as it goes».
-    run(kubectl, url, callers, requests, 0)
+    load_at(kubectl, url, callers, requests, 0)
 }
 
 /// As [`load`], but so many a second.
@@ -45,10 +45,6 @@ pub fn load(kubectl: &Kubectl, url: &str, callers: u32, requests: u32) -> Result
 /// # Errors
 /// As [`load`].
 pub fn load_at(kubectl: &Kubectl, url: &str, callers: u32, requests: u32, rate: u32) -> Result<Answers> {
-    run(kubectl, url, callers, requests, rate)
-}
-
-fn run(kubectl: &Kubectl, url: &str, callers: u32, requests: u32, rate: u32) -> Result<Answers> {
     let (callers, requests, rate) = (callers.to_string(), requests.to_string(), rate.to_string());
     // Uniform: its callers would otherwise all call in the same instant.
     let options =

@@ -50,14 +50,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         () = wait_for_crds::wait(&client, &controller::NEEDED, &health) => {}
         () = stop.cancelled() => return Ok(()),
     }
-    let options = controller::Options {
-        cluster_domain: settings.cluster_domain,
-        namespaces: settings.namespaces,
-        concurrency: settings.concurrency,
-        resync: settings.resync,
-        ..controller::Options::default()
-    };
-    let controller = controller::run(client, options, metrics, health, stop);
+    let controller = controller::run(client, settings.into(), metrics, health, stop);
     let ended = tokio::select! {
         ended = controller => ended,
         ended = admin => match ended {

@@ -50,7 +50,7 @@ use crate::{
     api::Resilience,
     istio::{Existing, Kind},
     names,
-    runtime::{admin::Health, metrics::Metrics, wait_for_crds::Needed},
+    runtime::{admin::Health, metrics::Metrics, settings::Settings, wait_for_crds::Needed},
     status::Outcome,
     validate,
 };
@@ -104,15 +104,21 @@ pub struct Options {
     pub deadline: Duration,
 }
 
-impl Default for Options {
-    fn default() -> Self {
+impl From<Settings> for Options {
+    fn from(settings: Settings) -> Self {
         Self {
-            cluster_domain: names::DEFAULT_CLUSTER_DOMAIN.to_owned(),
-            namespaces: Vec::new(),
-            concurrency: 16,
-            resync: Duration::from_hours(1),
+            cluster_domain: settings.cluster_domain,
+            namespaces: settings.namespaces,
+            concurrency: settings.concurrency,
+            resync: settings.resync,
             deadline: calls::DEADLINE,
         }
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::from(Settings::default())
     }
 }
 

@@ -63,7 +63,8 @@ pub enum Protocol {
 }
 
 /// How requests follow each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "loop", rename_all = "camelCase", rename_all_fields = "snake_case")]
 pub enum Pacing {
     /// So many workers (1 to [`MAX_IN_FLIGHT`]), each with one request at a time: a slow server is
     /// asked less often, and the latencies are those of the requests that were sent.

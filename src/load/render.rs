@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::outcome::ConnectionError;
-use super::plan::{Connections, Protocol};
-use super::report::{EndedBy, Group, Latency, PacingReport, Report};
+use super::plan::{Connections, Pacing, Protocol};
+use super::report::{EndedBy, Group, Latency, Report};
 
 const RED: &str = "31";
 const GREEN: &str = "32";
@@ -37,8 +37,8 @@ fn heading(report: &Report) -> String {
         Protocol::Http2 => "HTTP/2",
     };
     let pacing = match report.pacing {
-        PacingReport::Closed { concurrency } => format!("closed loop, concurrency {concurrency}"),
-        PacingReport::Open { rate_per_s, max_in_flight } => {
+        Pacing::Closed { concurrency } => format!("closed loop, concurrency {concurrency}"),
+        Pacing::Open { rate_per_s, max_in_flight } => {
             format!("open loop, {rate_per_s}/s, at most {max_in_flight} in flight")
         }
     };

@@ -24,7 +24,7 @@ pub struct Report {
     /// `http/1.1` or `http/2`.
     pub protocol: Protocol,
     /// How requests followed each other.
-    pub pacing: PacingReport,
+    pub pacing: Pacing,
     /// `own`, `shared` or `fresh`.
     pub connections: Connections,
     /// Connections that were opened (attempts that failed are in `connection_errors`).
@@ -65,24 +65,6 @@ pub struct Report {
     /// Open loop only: how much later than intended requests left, which is part of their latency.
     /// If this is not small beside `latency`, the machine was too slow for the rate.
     pub start_lag: Option<Latency>,
-}
-
-/// How requests followed each other.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "loop", rename_all = "camelCase", rename_all_fields = "snake_case")]
-pub enum PacingReport {
-    /// `"loop": "closed"`.
-    Closed {
-        /// Workers.
-        concurrency: usize,
-    },
-    /// `"loop": "open"`.
-    Open {
-        /// Requests per second that were intended.
-        rate_per_s: u32,
-        /// The bound on requests in flight.
-        max_in_flight: usize,
-    },
 }
 
 /// Why a run ended.
@@ -203,10 +185,7 @@ impl Report {
             url: plan.url.to_string(),
             method: plan.method.to_string(),
             protocol: plan.protocol,
-            pacing: match plan.pacing {
-                Pacing::Closed { concurrency } => PacingReport::Closed { concurrency },
-                Pacing::Open { rate_per_s, max_in_flight } => PacingReport::Open { rate_per_s, max_in_flight },
-            },
+            pacing: plan.pacing,
             connections: plan.connections,
             connections_opened: facts.connections_opened,
             timeout_ms: millis(plan.timeout),
