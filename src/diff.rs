@@ -83,6 +83,9 @@ const fn owned(kind: Kind) -> &'static [&'static [&'static str]] {
             &["spec", "host"],
             &["spec", "trafficPolicy", "connectionPool"],
             &["spec", "trafficPolicy", "outlierDetection"],
+            &["spec", "trafficPolicy", "loadBalancer", "localityLbSetting"],
+            &["spec", "trafficPolicy", "retryBudget"],
+            &["spec", "trafficPolicy", "portLevelSettings"],
         ],
         Kind::VirtualService => &[&["spec", "hosts"], &["spec", "http"]],
     }
@@ -91,12 +94,9 @@ const fn owned(kind: Kind) -> &'static [&'static [&'static str]] {
 /// Fields that are not ours and void our effect, so that they go from an object that we created.
 const fn voiding(kind: Kind) -> &'static [&'static [&'static str]] {
     match kind {
-        Kind::DestinationRule => &[
-            &["spec", "exportTo"],
-            &["spec", "workloadSelector"],
-            &["spec", "trafficPolicy", "portLevelSettings"],
-            &["spec", "trafficPolicy", "tls"],
-        ],
+        Kind::DestinationRule => {
+            &[&["spec", "exportTo"], &["spec", "workloadSelector"], &["spec", "trafficPolicy", "tls"]]
+        }
         Kind::VirtualService => &[&["spec", "exportTo"], &["spec", "gateways"], &["spec", "tcp"], &["spec", "tls"]],
     }
 }

@@ -4,6 +4,8 @@
 //! (`pilot/pkg/model/config_compare.go`, `NeedsPush`).
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
+use crate::api::{TargetKind, TargetRef};
+
 /// API group of our kinds.
 pub const GROUP: &str = "resilience.dev";
 /// Version served and stored.
@@ -42,13 +44,24 @@ pub fn service_host(service: &str, namespace: &str, cluster_domain: &str) -> Str
 
 /// Name of the generated DestinationRule and VirtualService: that of the target, so that two
 /// policies for one Service can never generate two rules for its host.
+///
+/// A `ServiceEntry` may have the name of a Service; no Service has a dot in its name.
 #[must_use]
-pub fn generated_name(target: &str) -> String {
-    target.to_owned()
+pub fn generated_name(target: &TargetRef) -> String {
+    match target.kind {
+        TargetKind::Service => target.name.clone(),
+        TargetKind::ServiceEntry => format!("{}.serviceentry", target.name),
+    }
 }
 
-/// Name of the generated route for a Service port.
+/// Name of the generated route for a port.
 #[must_use]
 pub fn route_name(port: u16) -> String {
     format!("port-{port}")
+}
+
+/// Name of the generated route for those methods of a port that are tried again.
+#[must_use]
+pub fn retried_route_name(port: u16) -> String {
+    format!("port-{port}-retried")
 }

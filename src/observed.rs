@@ -1,25 +1,31 @@
 //! What was read of the world, as plain data. The only thing that a test has to invent.
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
-use std::collections::{BTreeMap, BTreeSet};
+mod endpoints;
+mod target;
 
 use jiff::Timestamp;
-use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 
-use crate::istio::{Existing, Protocol, port_protocol};
+use crate::istio::Existing;
+
+pub use endpoints::{Endpoints, count_endpoints};
+pub use target::{Discovery, PortView, ServiceView};
 
 /// Everything that the decision about one `Resilience` rests on.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observed {
     /// The target.
     pub target: Target,
-    /// Endpoints that client proxies are sent; `None` where it cannot be known (files without them).
-    pub endpoints: Option<u32>,
+    /// Endpoints of the target; `None` where they were not read (files without them) or cannot be
+    /// counted (each proxy resolves a name by itself).
+    pub endpoints: Option<Endpoints>,
     /// Other `Resilience` objects of the namespace with the same target.
     pub rivals: Vec<Rival>,
     /// DestinationRules and VirtualServices of the namespace that are ours, have a name that we
-    /// would use, or are for the target's host.
+    /// would use, or speak of the target's host.
     pub existing: Vec<Existing>,
+    /// How the namespace takes part in the mesh; `None` where that was not read.
+    pub membership: Option<Membership>,
 }
 
 /// What is known of the target.
@@ -34,35 +40,6 @@ pub enum Target {
     Found(ServiceView),
 }
 
-/// What matters of a Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServiceView {
-    /// How clients find its endpoints.
-    pub discovery: Discovery,
-    /// Its ports, in order.
-    pub ports: Vec<PortView>,
-}
-
-/// How clients find the endpoints of a Service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Discovery {
-    /// A cluster IP: proxies balance over the endpoints.
-    ClusterIp,
-    /// Headless: the client picks the endpoint by its address, so ejection has no effect.
-    Headless,
-    /// An alias of another host: Istio gives it no cluster of its own.
-    ExternalName,
-}
-
-/// A Service port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortView {
-    /// Port of the Service, not of the pods.
-    pub number: u16,
-    /// What istiod takes it for.
-    pub protocol: Protocol,
-}
-
 /// Another `Resilience` for the same target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rival {
@@ -72,40 +49,41 @@ pub struct Rival {
     pub created: Option<Timestamp>,
 }
 
-impl From<&Service> for ServiceView {
-    fn from(service: &Service) -> Self {
-        let spec = service.spec.as_ref();
-        let discovery = match spec {
-            Some(spec) if spec.type_.as_deref() == Some("ExternalName") => Discovery::ExternalName,
-            Some(spec) if spec.cluster_ip.as_deref() == Some("None") => Discovery::Headless,
-            _ => Discovery::ClusterIp,
-        };
-        let ports = spec.and_then(|spec| spec.ports.as_ref()).into_iter().flatten().filter_map(|port| {
-            let number = u16::try_from(port.port).ok()?;
-            let protocol =
-                port_protocol(number, port.name.as_deref(), port.protocol.as_deref(), port.app_protocol.as_deref());
-            Some(PortView { number, protocol })
-        });
-        Self { discovery, ports: ports.collect() }
+/// How a namespace takes part in the mesh, by its labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Membership {
+    /// `istio-injection=enabled` or a revision: new pods get a sidecar.
+    Injected,
+    /// `istio.io/dataplane-mode=ambient`: pods have no sidecar, and only a waypoint enforces rules.
+    Ambient {
+        /// The whole namespace uses a waypoint (`istio.io/use-waypoint`).
+        waypoint: bool,
+    },
+    /// Neither: pods have a sidecar only if they ask for one themselves.
+    Outside,
+}
+
+impl Membership {
+    /// By the labels of the namespace (istio `pkg/kube/inject/inject.go`, `injectRequired`, and
+    /// `pilot/pkg/serviceregistry/kube/controller/ambient`, `use-waypoint`).
+    #[must_use]
+    pub fn of<'a>(label: impl Fn(&str) -> Option<&'a str>) -> Self {
+        if label("istio.io/dataplane-mode") == Some("ambient") {
+            return Self::Ambient { waypoint: uses_waypoint(label(WAYPOINT)) };
+        }
+        match label("istio-injection") {
+            Some("enabled") => Self::Injected,
+            Some("disabled") => Self::Outside,
+            _ if label("istio.io/rev").is_some_and(|revision| !revision.is_empty()) => Self::Injected,
+            _ => Self::Outside,
+        }
     }
 }
 
-/// How many endpoints client proxies are sent, from all slices of one Service.
-///
-/// Ready or not: istiod sends unready ones too since 1.31 (`PILOT_AUTO_SEND_UNHEALTHY_ENDPOINTS`).
-/// Terminating ones are not sent. A dual-stack endpoint stands in one slice per address family and
-/// is one endpoint, so the family with most addresses counts.
-pub fn count_endpoints<'a>(slices: impl IntoIterator<Item = &'a EndpointSlice>) -> u32 {
-    let mut families: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for slice in slices {
-        let addresses = families.entry(slice.address_type.as_str()).or_default();
-        for endpoint in &slice.endpoints {
-            let terminating = endpoint.conditions.as_ref().and_then(|c| c.terminating).unwrap_or(false);
-            if !terminating {
-                addresses.extend(endpoint.addresses.iter().map(String::as_str).take(1));
-            }
-        }
-    }
-    let most = families.values().map(BTreeSet::len).max().unwrap_or(0);
-    u32::try_from(most).unwrap_or(u32::MAX)
+/// The label that names a waypoint, on a Service, a ServiceEntry or a namespace.
+pub const WAYPOINT: &str = "istio.io/use-waypoint";
+
+/// `none` opts out (istio `constants.AmbientUseWaypointLabel`).
+pub(crate) fn uses_waypoint(label: Option<&str>) -> bool {
+    label.is_some_and(|waypoint| !waypoint.is_empty() && waypoint != "none")
 }

@@ -14,7 +14,7 @@ use crate::{
         conditions::{ACCEPTED, PROGRAMMED, READY, Reason, STALLED},
         schema::Violation,
     },
-    validate::{Refusal, Valid, ejectable},
+    validate::{Refusal, Valid},
 };
 
 /// How a reconcile ended. Status, events and retry match on it without a wildcard: a new outcome
@@ -30,6 +30,10 @@ pub enum Outcome {
     Superseded(String),
     /// The target does not exist yet. Heals when it does.
     Waiting(String),
+    /// Mode Observe: computed and reported, nothing generated; what would be, one line each.
+    Observing(Box<Valid>, Vec<String>),
+    /// Mode Suspend: what is there stays as it is.
+    Suspended(Box<Valid>, Frozen),
     /// Everything is as desired, read back from the API server.
     Programmed(Box<Valid>, Applied),
     /// The API server or Istio's webhook refused an object; the message is theirs. Tried again
@@ -47,6 +51,15 @@ pub struct Failure {
     /// The next try will end the same way unless somebody acts, such as for a missing permission:
     /// minutes between tries are enough.
     pub slow: bool,
+}
+
+/// What a suspended policy left in place.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Frozen {
+    /// The objects that are there.
+    pub generated: Vec<GeneratedRef>,
+    /// Writes that are missing, one line each; empty if all is as the spec wants it.
+    pub missing: Vec<String>,
 }
 
 /// What the API server holds for a policy, as it answered.
@@ -70,6 +83,19 @@ impl From<Refusal> for Outcome {
 }
 
 impl Outcome {
+    /// The policy, if it was legal.
+    #[must_use]
+    pub fn valid(&self) -> Option<&Valid> {
+        match self {
+            Self::Rejected(_) | Self::Conflicted(_) | Self::Superseded(_) | Self::Waiting(_) => None,
+            Self::Observing(valid, _)
+            | Self::Suspended(valid, _)
+            | Self::Programmed(valid, _)
+            | Self::Refused(valid, _)
+            | Self::Failed(valid, _) => Some(valid),
+        }
+    }
+
     /// A fixed word: the metric's label.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -78,6 +104,8 @@ impl Outcome {
             Self::Conflicted(_) => "conflicted",
             Self::Superseded(_) => "superseded",
             Self::Waiting(_) => "waiting",
+            Self::Observing(..) => "observing",
+            Self::Suspended(..) => "suspended",
             Self::Programmed(..) => "programmed",
             Self::Refused(..) => "refused",
             Self::Failed(..) => "failed",
@@ -91,6 +119,8 @@ impl Outcome {
             Self::Rejected(_) => Reason::Invalid,
             Self::Conflicted(_) | Self::Superseded(_) => Reason::Conflicted,
             Self::Waiting(_) => Reason::TargetNotFound,
+            Self::Observing(..) => Reason::Observing,
+            Self::Suspended(..) => Reason::Suspended,
             Self::Programmed(..) => Reason::Programmed,
             Self::Refused(..) => Reason::Refused,
             Self::Failed(..) => Reason::WriteFailed,
@@ -103,18 +133,34 @@ impl Outcome {
         let text = match self {
             Self::Rejected(violations) => violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
             Self::Conflicted(message) | Self::Superseded(message) | Self::Waiting(message) => message.clone(),
+            Self::Observing(_, would) if would.is_empty() => {
+                "mode Observe: nothing is generated, and Enforce would not generate anything either".to_owned()
+            }
+            Self::Observing(_, would) => {
+                format!("mode Observe: nothing is generated; Enforce would generate {}", would.join(" and "))
+            }
+            Self::Suspended(_, frozen) if frozen.missing.is_empty() => {
+                format!("mode Suspend: the API server holds {} as the spec wants it", held(&frozen.generated))
+            }
+            Self::Suspended(_, frozen) => {
+                format!("mode Suspend: nothing is written; Enforce would {}", frozen.missing.join("; "))
+            }
             Self::Programmed(_, applied) if applied.generated.is_empty() => {
                 "nothing to generate beside what another object has".to_owned()
             }
             Self::Programmed(_, applied) => {
-                let names = applied.generated.iter().map(|object| format!("{} {}", object.kind, object.name));
-                format!("the API server holds {}", names.collect::<Vec<_>>().join(" and "))
+                format!("the API server holds {}", held(&applied.generated))
             }
             Self::Refused(_, message) => format!("a generated object was refused: {message}"),
             Self::Failed(_, failure) => format!("{}; trying again", failure.message),
         };
         cut(text)
     }
+}
+
+fn held(generated: &[GeneratedRef]) -> String {
+    let names: Vec<String> = generated.iter().map(|object| format!("{} {}", object.kind, object.name)).collect();
+    if names.is_empty() { "nothing".to_owned() } else { names.join(" and ") }
 }
 
 /// Longest message that we write: enough for two dozen faults, far from the API server's 32,768.
@@ -159,6 +205,13 @@ fn next(old: &ResilienceStatus, generation: Option<i64>, outcome: &Outcome, now:
             no(Reason::NotAccepted, &left_in_place(old)),
             no(Reason::Progressing, "heals by itself"),
         ),
+        Outcome::Observing(..) => {
+            (yes(Reason::Accepted, ""), no(outcome.reason(), &message), no(Reason::Progressing, ""))
+        }
+        Outcome::Suspended(_, frozen) => {
+            let programmed = if frozen.missing.is_empty() { yes } else { no };
+            (yes(Reason::Accepted, ""), programmed(outcome.reason(), &message), no(Reason::Progressing, ""))
+        }
         Outcome::Programmed(..) => {
             (yes(Reason::Accepted, ""), yes(outcome.reason(), &message), no(Reason::Progressing, ""))
         }
@@ -188,6 +241,11 @@ fn next(old: &ResilienceStatus, generation: Option<i64>, outcome: &Outcome, now:
         Outcome::Superseded(_) => {
             (status.targets, status.effective, status.warnings) = (Vec::new(), Vec::new(), Vec::new());
         }
+        Outcome::Observing(valid, _) => describe(&mut status, valid, Vec::new()),
+        Outcome::Suspended(valid, frozen) => {
+            // Values of what the spec wants; whether they are there is for `Programmed` to say.
+            describe(&mut status, valid, frozen.generated.clone());
+        }
         Outcome::Programmed(valid, applied) => describe(&mut status, valid, applied.generated.clone()),
         Outcome::Refused(valid, _) | Outcome::Failed(valid, _) => {
             let generated = old.targets.first().map(|target| target.generated.clone()).unwrap_or_default();
@@ -207,11 +265,10 @@ pub fn is_ours(condition: &Condition) -> bool {
 }
 
 fn describe(status: &mut ResilienceStatus, valid: &Valid, generated: Vec<GeneratedRef>) {
-    let endpoints = valid.endpoints.unwrap_or(0);
     status.targets = vec![TargetStatus {
         target_ref: valid.target.clone(),
-        endpoints,
-        ejectable_endpoints: valid.ejection.as_ref().map(|ejection| ejectable(endpoints, ejection.max_percent)),
+        endpoints: valid.endpoints,
+        ejectable_endpoints: valid.ejectable(),
         generated,
     }];
     status.effective.clone_from(&valid.effective);

@@ -338,7 +338,7 @@ impl Fake {
 fn route(path: &str) -> (Key, bool) {
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let rest = &parts[if parts[0] == "api" { 2 } else { 3 }..];
-    let (namespace, rest) = if rest[0] == "namespaces" { (rest[1], &rest[2..]) } else { ("", rest) };
+    let (namespace, rest) = if rest[0] == "namespaces" && rest.len() > 2 { (rest[1], &rest[2..]) } else { ("", rest) };
     let part = |at: usize| (*rest.get(at).unwrap_or(&"")).to_owned();
     ((part(0), namespace.to_owned(), part(1)), part(2) == "status")
 }

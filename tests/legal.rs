@@ -5,11 +5,12 @@ use kube::api::ObjectMeta;
 use proptest::{collection, option, prelude::*, sample};
 use resilience_operator::{
     api::{
-        Duration, Ejection, Limits, PerClientLimits, RETRIABLE_STATUS_CODES, Resilience, ResilienceSpec, Retries,
-        RetryOn, TargetKind, TargetRef, Timeouts,
+        Blocks, Duration, Ejection, Limits, LocalityFailover, Method, Mode, PerClientLimits, PortEntry,
+        RETRIABLE_STATUS_CODES, Resilience, ResilienceSpec, Retries, RetryBudget, RetryOn, TargetKind, TargetRef,
+        Timeouts,
     },
     istio::Protocol,
-    observed::{Discovery, Observed, PortView, ServiceView, Target},
+    observed::{Discovery, Endpoints, Membership, Observed, PortView, ServiceView, Target},
 };
 
 pub const UID: &str = "0b3f6c1e-0000-4000-8000-000000000001";
@@ -28,50 +29,52 @@ fn detector() -> impl Strategy<Value = Option<u32>> {
     option::of(prop_oneof![Just(0_u32), Just(2_147_483_647), 1..2_147_483_647_u32])
 }
 
-fn limits() -> impl Strategy<Value = Limits> {
-    let fields = (counter(), counter(), counter(), counter(), counter());
-    fields.prop_filter_map("at least one limit", |numbers| {
-        let (connections, pending_requests, active_requests, requests_per_connection, concurrent_retries) = numbers;
-        let limits = PerClientLimits {
-            connections,
-            pending_requests,
-            active_requests,
-            requests_per_connection,
-            concurrent_retries,
-        };
-        (limits != PerClientLimits::default()).then_some(Limits { per_client: Some(limits) })
-    })
+fn per_client() -> impl Strategy<Value = PerClientLimits> {
+    (counter(), counter(), counter(), counter(), counter()).prop_map(
+        |(connections, pending_requests, active_requests, requests_per_connection, concurrent_retries)| {
+            PerClientLimits {
+                connections,
+                pending_requests,
+                active_requests,
+                requests_per_connection,
+                concurrent_retries,
+            }
+        },
+    )
 }
 
 fn ejection() -> impl Strategy<Value = Ejection> {
     let local = option::of(prop_oneof![Just(1), 1..2_147_483_647_u32]);
+    let failover = option::of(sample::select(vec![LocalityFailover::Inherit, LocalityFailover::Disabled]));
     let fields = (
-        detector(),
-        detector(),
-        local,
-        option::of(duration()),
-        option::of(duration()),
+        (detector(), detector(), local),
+        (option::of(duration()), option::of(duration())),
         option::of(prop_oneof![Just(1), Just(100), 1..=100_u32]),
+        option::of(prop_oneof![Just(0), Just(100), 0..=100_u32]),
+        failover,
     );
-    fields.prop_filter_map("at least one detector on", |fields| {
-        let (consecutive_5xx, consecutive_gateway, consecutive_local_origin, interval, base_time, max_percent) = fields;
-        let on = consecutive_5xx.unwrap_or(0) > 0
-            || consecutive_gateway.unwrap_or(0) > 0
-            || consecutive_local_origin.is_some();
-        on.then_some(Ejection {
+    fields.prop_map(|(detectors, (interval, base_time), max_percent, min_healthy_percent, locality_failover)| {
+        let (consecutive_5xx, consecutive_gateway, consecutive_local_origin) = detectors;
+        Ejection {
             consecutive_5xx,
             consecutive_gateway,
             consecutive_local_origin,
             interval,
             base_time,
             max_percent,
-        })
+            min_healthy_percent,
+            locality_failover,
+        }
     })
 }
 
 fn timeouts() -> impl Strategy<Value = Timeouts> {
-    (option::of(duration()), option::of(duration())).prop_filter_map("at least one timeout", |(connect, request)| {
-        (connect.is_some() || request.is_some()).then_some(Timeouts { connect, request })
+    let time = || option::of(duration());
+    (time(), time(), time(), time()).prop_map(|(connect, request, idle, lifetime)| Timeouts {
+        connect,
+        request,
+        idle,
+        lifetime,
     })
 }
 
@@ -90,45 +93,118 @@ fn retries() -> impl Strategy<Value = Retries> {
         RetryOn::ResourceExhausted,
         RetryOn::Unavailable,
     ];
-    let retry_on = option::of(sample::subsequence(words.to_vec(), 1..=words.len()).prop_shuffle());
-    let status_codes = option::of(sample::subsequence(RETRIABLE_STATUS_CODES.to_vec(), 1..=16).prop_shuffle());
-    let on = (1..=10_i32, retry_on, status_codes, option::of(duration()), option::of(duration())).prop_map(
-        |(attempts, retry_on, status_codes, per_try_timeout, backoff)| Retries {
+    let methods = [
+        Method::Get,
+        Method::Head,
+        Method::Options,
+        Method::Trace,
+        Method::Put,
+        Method::Delete,
+        Method::Post,
+        Method::Patch,
+        Method::Connect,
+    ];
+    let budget = (1..=100_u32, option::of(1..2_147_483_647_u32))
+        .prop_map(|(percent, min_concurrency)| RetryBudget { percent, min_concurrency });
+    let lists = (
+        option::of(sample::subsequence(words.to_vec(), 1..=words.len()).prop_shuffle()),
+        option::of(sample::subsequence(RETRIABLE_STATUS_CODES.to_vec(), 1..=16).prop_shuffle()),
+        option::of(sample::subsequence(methods.to_vec(), 1..=methods.len()).prop_shuffle()),
+    );
+    let times = (option::of(duration()), option::of(duration()));
+    let on = (option::weighted(0.9, 1..=10_i32), lists, times, option::of(budget)).prop_map(
+        |(attempts, (retry_on, status_codes, methods), (per_try_timeout, backoff), budget)| Retries {
             attempts,
             retry_on,
             status_codes,
+            methods,
             per_try_timeout,
             backoff,
+            budget,
         },
     );
-    let off = Retries { attempts: 0, retry_on: None, status_codes: None, per_try_timeout: None, backoff: None };
-    prop_oneof![1 => Just(off), 4 => on]
+    prop_oneof![1 => Just(Retries { attempts: Some(0), ..Retries::default() }), 4 => on]
+}
+
+/// Blocks that are legal as a port's own: none is empty.
+fn blocks() -> BoxedStrategy<Blocks> {
+    // Boxed: nested as they are, they would not fit the stack of a test's thread.
+    let fields = (
+        option::of(per_client()).boxed(),
+        option::of(ejection()).boxed(),
+        option::of(timeouts()).boxed(),
+        option::of(retries()).boxed(),
+    );
+    fields
+        .prop_map(|(limits, ejection, timeouts, retries)| Blocks {
+            limits: limits
+                .filter(|limits| *limits != PerClientLimits::default())
+                .map(|limits| Limits { per_client: Some(limits) }),
+            ejection: ejection.filter(|ejection| *ejection != Ejection::default()),
+            timeouts: timeouts.filter(|timeouts| *timeouts != Timeouts::default()),
+            retries: retries.filter(|retries| *retries != Retries::default()),
+        })
+        .boxed()
+}
+
+/// Whether the rules of whole blocks hold.
+fn is_whole(blocks: &Blocks) -> bool {
+    let detects = |ejection: &Ejection| {
+        ejection.consecutive_5xx.unwrap_or(0) > 0
+            || ejection.consecutive_gateway.unwrap_or(0) > 0
+            || ejection.consecutive_local_origin.is_some()
+    };
+    let millis = |duration: Option<&Duration>| duration.and_then(Duration::as_millis);
+    let request = millis(blocks.timeouts.as_ref().and_then(|timeouts| timeouts.request.as_ref()));
+    let per_try = millis(blocks.retries.as_ref().and_then(|retries| retries.per_try_timeout.as_ref()));
+    let bounded = blocks.limits.as_ref().and_then(|limits| limits.per_client.as_ref()?.concurrent_retries).is_some();
+    blocks.ejection.as_ref().is_none_or(detects)
+        && blocks
+            .retries
+            .as_ref()
+            .is_none_or(|retries| retries.attempts.is_some() && !(bounded && retries.budget.is_some()))
+        && request.is_none_or(|request| per_try.is_none_or(|per_try| per_try < request))
 }
 
 prop_compose! {
+    /// A target, blocks, and ports for it that differ.
     fn spec()(
         target in "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?",
-        limits in option::of(limits()),
-        ejection in option::of(ejection()),
-        timeouts in option::of(timeouts()),
-        retries in option::of(retries()),
+        common in blocks().prop_filter("whole", is_whole),
+        mode in prop_oneof![8 => Just(Mode::Enforce), 1 => Just(Mode::Observe), 1 => Just(Mode::Suspend)],
+        ports in prop_oneof![2 => Just(Vec::new()), 1 => collection::vec(blocks(), 1..PORTS.len())],
     ) -> ResilienceSpec {
         let target = TargetRef { group: String::new(), kind: TargetKind::Service, name: target };
-        ResilienceSpec { target_refs: vec![target], limits, ejection, timeouts, retries }
+        let ports = PORTS.iter().zip(ports).map(|(port, own)| {
+            let Blocks { limits, ejection, timeouts, retries } = own;
+            PortEntry { port: *port, limits, ejection, timeouts, retries }
+        });
+        let Blocks { limits, ejection, timeouts, retries } = common;
+        let ports = ports.collect();
+        ResilienceSpec { target_refs: vec![target], mode, limits, ejection, timeouts, retries, ports }
     }
 }
 
+/// Ports that every Service of [`world`] has, for HTTP.
+const PORTS: [u16; 4] = [80, 8080, 9000, 9090];
+
 fn is_legal(spec: &ResilienceSpec) -> bool {
-    let millis = |duration: Option<&Duration>| duration.and_then(Duration::as_millis);
-    let request = millis(spec.timeouts.as_ref().and_then(|timeouts| timeouts.request.as_ref()));
-    let per_try = millis(spec.retries.as_ref().and_then(|retries| retries.per_try_timeout.as_ref()));
-    let says_something =
-        spec.limits.is_some() || spec.ejection.is_some() || spec.timeouts.is_some() || spec.retries.is_some();
-    says_something && request.is_none_or(|request| per_try.is_none_or(|per_try| per_try < request))
+    let common = spec.blocks();
+    let budget = |blocks: &Blocks| blocks.retries.as_ref().is_some_and(|retries| retries.budget.is_some());
+    let port_is_legal = |entry: &PortEntry| {
+        let own = entry.blocks();
+        let merged = own.over(&common);
+        let off = merged.retries.as_ref().is_some_and(|retries| retries.attempts == Some(0));
+        let says_more = own.retries.as_ref().is_some_and(|retries| retries.attempts.is_none());
+        own != Blocks::default() && is_whole(&merged) && !budget(&own) && !(off && says_more)
+    };
+    (common != Blocks::default() || !spec.ports.is_empty())
+        && spec.ports.iter().all(port_is_legal)
+        && (spec.ports.is_empty() || !budget(&common))
 }
 
-pub fn legal_spec() -> impl Strategy<Value = ResilienceSpec> {
-    spec().prop_filter("legal", is_legal)
+pub fn legal_spec() -> BoxedStrategy<ResilienceSpec> {
+    spec().prop_filter("legal", is_legal).boxed()
 }
 
 prop_compose! {
@@ -145,24 +221,45 @@ prop_compose! {
 }
 
 prop_compose! {
-    /// A Service with at least one HTTP port, so that no target is a fault.
+    /// A Service with four HTTP ports, so that no target is a fault, and others.
     pub fn service()(
         headless in any::<bool>(),
-        first in 1..=u16::MAX,
-        others in collection::vec((1..=u16::MAX, 0..4_usize), 0..4),
+        http in sample::select(vec![Protocol::Http, Protocol::Http2, Protocol::Grpc, Protocol::Sniffed]),
+        others in collection::vec((10_000..=u16::MAX, 0..7_usize), 0..4),
     ) -> ServiceView {
-        let kinds = [Protocol::Http, Protocol::Sniffed, Protocol::Opaque, Protocol::Udp];
-        let mut ports = vec![PortView { number: first, protocol: Protocol::Http }];
+        let kinds = [
+            Protocol::Http,
+            Protocol::Http2,
+            Protocol::Grpc,
+            Protocol::Sniffed,
+            Protocol::Tls,
+            Protocol::Opaque,
+            Protocol::Udp,
+        ];
+        let mut ports: Vec<PortView> = PORTS.iter().map(|number| PortView { number: *number, protocol: http }).collect();
         ports.extend(others.into_iter().map(|(number, kind)| PortView { number, protocol: kinds[kind] }));
         ports.sort_by_key(|port| port.number);
         ports.dedup_by_key(|port| port.number);
-        ports.iter_mut().filter(|port| port.number == first).for_each(|port| port.protocol = Protocol::Http);
-        ServiceView { discovery: if headless { Discovery::Headless } else { Discovery::ClusterIp }, ports }
+        let discovery = if headless { Discovery::Headless } else { Discovery::ClusterIp };
+        ServiceView { hosts: Vec::new(), discovery, ports, listed: None, waypoint: None }
     }
 }
 
 prop_compose! {
-    pub fn world()(service in service(), endpoints in 0..2_000_u32) -> Observed {
-        Observed { target: Target::Found(service), endpoints: Some(endpoints), ..Observed::default() }
+    /// Everything that a legal policy can meet without being refused.
+    pub fn world()(
+        service in service(),
+        all in 0..2_000_u32,
+        unready in 0..2_000_u32,
+        zones in 0..4_u32,
+        membership in option::of(sample::select(vec![
+            Membership::Injected,
+            Membership::Outside,
+            Membership::Ambient { waypoint: true },
+            Membership::Ambient { waypoint: false },
+        ])),
+    ) -> Observed {
+        let endpoints = Endpoints { all, ready: all.saturating_sub(unready), zones };
+        Observed { target: Target::Found(service), endpoints: Some(endpoints), membership, ..Observed::default() }
     }
 }

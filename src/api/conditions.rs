@@ -24,6 +24,10 @@ pub enum Reason {
     TargetNotFound,
     /// `Programmed=True`: written and read back.
     Programmed,
+    /// `Programmed=False`: mode Observe, so nothing is generated.
+    Observing,
+    /// `Programmed`: mode Suspend, so nothing is written; True if what is there is what the spec wants.
+    Suspended,
     /// `Programmed=False`: not accepted, so nothing was generated from this generation.
     NotAccepted,
     /// `Programmed=False`: the API server or Istio's webhook refused what we generated.
@@ -48,6 +52,8 @@ impl Reason {
             Self::Conflicted => "Conflicted",
             Self::TargetNotFound => "TargetNotFound",
             Self::Programmed => "Programmed",
+            Self::Observing => "Observing",
+            Self::Suspended => "Suspended",
             Self::NotAccepted => "NotAccepted",
             Self::Refused => "Refused",
             Self::WriteFailed => "WriteFailed",

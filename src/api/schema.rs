@@ -210,6 +210,7 @@ pub fn faults(object: &Value) -> Vec<Violation> {
         Ok(structure) => structural_faults(structure, object),
         Err(broken) => vec![Violation::new("", format!("the built-in schema does not compile: {broken}"))],
     };
+    repeated(&rules.schema, object, "", &mut found);
     if found.is_empty()
         && let Err(errors) = cel::Validator::new().validate_compiled(&rules.cel, object, None)
     {
@@ -218,6 +219,34 @@ pub fn faults(object: &Value) -> Vec<Violation> {
     found.sort();
     found.dedup();
     found
+}
+
+/// Entries of a list map whose keys another entry has, which the API server refuses and JSON schema has
+/// no word for.
+fn repeated(schema: &Value, value: &Value, path: &str, found: &mut Vec<Violation>) {
+    if let (Some(properties), Value::Object(object)) = (schema.get("properties").and_then(Value::as_object), value) {
+        for (key, value) in object {
+            if let Some(schema) = properties.get(key) {
+                repeated(schema, value, &join(path, key), found);
+            }
+        }
+    }
+    let (Some(items), Value::Array(list)) = (schema.get("items"), value) else { return };
+    let keys: Vec<&str> = schema
+        .get("x-kubernetes-list-map-keys")
+        .and_then(Value::as_array)
+        .map(|keys| keys.iter().filter_map(Value::as_str).collect())
+        .unwrap_or_default();
+    let of = |entry: &Value| -> Vec<Option<Value>> { keys.iter().map(|key| entry.get(*key).cloned()).collect() };
+    for (index, entry) in list.iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        if !keys.is_empty() && list[..index].iter().any(|earlier| of(earlier) == of(entry)) {
+            let named: Vec<String> =
+                keys.iter().filter_map(|key| Some(format!("{key} {}", entry.get(*key)?))).collect();
+            found.push(Violation::new(&path, format!("{} is there twice", named.join(", "))));
+        }
+        repeated(items, entry, &path, found);
+    }
 }
 
 /// Faults of structure, one cause told once: a value of the wrong type is not also no word of a list,

@@ -17,42 +17,87 @@ pub enum Code {
     /// `connections` without `pendingRequests`: surplus requests queue without bound (measured M6).
     #[serde(rename = "RES012")]
     ConnectionsQueue,
+    /// A limit that the protocol of a port makes meaningless: of connections on HTTP/2, of requests on
+    /// TCP.
+    #[serde(rename = "RES013")]
+    LimitsWithoutEffect,
     /// `ejection.maxPercent` of the present endpoints is less than one (measured M5).
     #[serde(rename = "RES014")]
     EjectsNone,
     /// `ejection.maxPercent` lets all present endpoints be ejected: 503 until one returns (M5, M63).
     #[serde(rename = "RES015")]
     EjectsAll,
+    /// One call that fails everywhere is tried so often that it ejects endpoints by itself.
+    #[serde(rename = "RES016")]
+    PoisonCallEjects,
+    /// `consecutiveGateway` at or above `consecutive5xx`: it never decides.
+    #[serde(rename = "RES017")]
+    GatewayNeverFirst,
+    /// Ejection switches locality failover on, and the endpoints are in several zones.
+    #[serde(rename = "RES018")]
+    LocalityFailover,
     /// `perTryTimeout` with a retry list that never retries a timed-out try (measured M25).
     #[serde(rename = "RES020")]
     PerTryTimeoutNotRetried,
     /// Retries of answers that a server's own overflow gives: more load at the worst time (M27).
     #[serde(rename = "RES021")]
     RetriesAmplifyOverflow,
+    /// Tries together may take longer than `timeouts.request`: the last ones never run their time.
+    #[serde(rename = "RES022")]
+    TriesOutlastRequest,
+    /// Calls that may have acted already are repeated, whatever their method.
+    #[serde(rename = "RES023")]
+    RepeatsUnsafeCalls,
+    /// A request timeout on a gRPC port: it ends streams that are well.
+    #[serde(rename = "RES024")]
+    TimeoutCutsStreams,
     /// Another VirtualService has the host: timeouts and retries are not generated.
     #[serde(rename = "RES030")]
     RoutesOwnedByAnother,
     /// A younger DestinationRule for the host exists: Istio ignores its traffic policy, not ours.
     #[serde(rename = "RES031")]
     YoungerRuleIgnored,
+    /// Calls come in through a gateway, where limits act and timeouts and retries do not.
+    #[serde(rename = "RES032")]
+    GatewayRoutesApart,
     /// Ejection on a headless Service: counted, without effect (measured M60).
     #[serde(rename = "RES040")]
     HeadlessEjection,
+    /// A port with the application's own TLS: proxies see connections and no requests.
+    #[serde(rename = "RES041")]
+    SealedPort,
+    /// Pods of the namespace get no sidecar, and calls without one are not limited.
+    #[serde(rename = "RES050")]
+    CallersWithoutSidecar,
+    /// An ambient namespace and no waypoint: nothing enforces the policy.
+    #[serde(rename = "RES051")]
+    AmbientWithoutWaypoint,
 }
 
 impl Code {
     /// All codes, in order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 21] = [
         Self::PerClientLimitsServer,
         Self::PerClientLimitsEject,
         Self::ConnectionsQueue,
+        Self::LimitsWithoutEffect,
         Self::EjectsNone,
         Self::EjectsAll,
+        Self::PoisonCallEjects,
+        Self::GatewayNeverFirst,
+        Self::LocalityFailover,
         Self::PerTryTimeoutNotRetried,
         Self::RetriesAmplifyOverflow,
+        Self::TriesOutlastRequest,
+        Self::RepeatsUnsafeCalls,
+        Self::TimeoutCutsStreams,
         Self::RoutesOwnedByAnother,
         Self::YoungerRuleIgnored,
+        Self::GatewayRoutesApart,
         Self::HeadlessEjection,
+        Self::SealedPort,
+        Self::CallersWithoutSidecar,
+        Self::AmbientWithoutWaypoint,
     ];
 
     /// The code as it stands in status, on the command line and in the name of its page.
@@ -62,13 +107,24 @@ impl Code {
             Self::PerClientLimitsServer => "RES010",
             Self::PerClientLimitsEject => "RES011",
             Self::ConnectionsQueue => "RES012",
+            Self::LimitsWithoutEffect => "RES013",
             Self::EjectsNone => "RES014",
             Self::EjectsAll => "RES015",
+            Self::PoisonCallEjects => "RES016",
+            Self::GatewayNeverFirst => "RES017",
+            Self::LocalityFailover => "RES018",
             Self::PerTryTimeoutNotRetried => "RES020",
             Self::RetriesAmplifyOverflow => "RES021",
+            Self::TriesOutlastRequest => "RES022",
+            Self::RepeatsUnsafeCalls => "RES023",
+            Self::TimeoutCutsStreams => "RES024",
             Self::RoutesOwnedByAnother => "RES030",
             Self::YoungerRuleIgnored => "RES031",
+            Self::GatewayRoutesApart => "RES032",
             Self::HeadlessEjection => "RES040",
+            Self::SealedPort => "RES041",
+            Self::CallersWithoutSidecar => "RES050",
+            Self::AmbientWithoutWaypoint => "RES051",
         }
     }
 }

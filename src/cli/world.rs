@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use super::input::{Input, Object, Place};
 use crate::{
     api::{
-        Resilience,
+        Resilience, TargetKind,
         schema::{self, Violation},
     },
     istio::{Existing, Kind},
     names,
-    observed::{Observed, Rival, Target, count_endpoints},
+    observed::{Endpoints, Membership, Observed, Rival, ServiceView, Target, WAYPOINT, count_endpoints},
     validate::{Refusal, Settings, Valid, validate},
 };
 
@@ -56,6 +56,8 @@ pub struct World {
     /// What could not be read, and why; one line each.
     pub unreadable: Vec<String>,
     services: BTreeMap<Key, Service>,
+    entries: BTreeMap<Key, ServiceView>,
+    namespaces: BTreeMap<String, Membership>,
     slices: BTreeMap<Key, Vec<EndpointSlice>>,
     rules: Vec<Existing>,
 }
@@ -97,6 +99,15 @@ impl World {
                 let service = serde_json::from_value(object.value.clone()).map_err(broken)?;
                 self.services.insert((namespace, name), service);
             }
+            ("", "Namespace") => {
+                let label = |key: &str| object.value.pointer("/metadata/labels")?.get(key)?.as_str();
+                self.namespaces.insert(name, Membership::of(label));
+            }
+            (names::ISTIO_GROUP, "ServiceEntry") => {
+                let waypoint = object.value.pointer("/metadata/labels").and_then(|labels| labels.get(WAYPOINT));
+                let view = ServiceView::of_entry(&object.value["spec"], waypoint.and_then(Value::as_str));
+                self.entries.insert((namespace, name), view);
+            }
             ("discovery.k8s.io", "EndpointSlice") => {
                 let slice: EndpointSlice = serde_json::from_value(object.value.clone()).map_err(broken)?;
                 if let Some(service) = slice.labels().get("kubernetes.io/service-name").cloned() {
@@ -118,25 +129,35 @@ impl World {
     #[must_use]
     pub fn observe(&self, resilience: &Resilience, beyond: Beyond) -> Observed {
         let namespace = resilience.namespace().unwrap_or_default();
-        let target = resilience.spec.target_refs.first().map(|target| target.name.clone()).unwrap_or_default();
-        let key = (namespace.clone(), target);
-        let slices = self.slices.get(&key);
         let closed = beyond == Beyond::Nothing;
+        let target = resilience.spec.target_refs.first();
+        let key = (namespace.clone(), target.map(|target| target.name.clone()).unwrap_or_default());
+        let (found, endpoints) = match target.map(|target| target.kind) {
+            Some(TargetKind::ServiceEntry) => {
+                let entry = self.entries.get(&key);
+                (entry.cloned(), entry.and_then(|entry| entry.listed))
+            }
+            Some(TargetKind::Service) | None => {
+                let counted = self.slices.get(&key).map(count_endpoints);
+                (self.services.get(&key).map(ServiceView::from), counted.or(closed.then(Endpoints::default)))
+            }
+        };
         Observed {
-            target: match self.services.get(&key) {
-                Some(service) => Target::Found(service.into()),
+            target: match found {
+                Some(found) => Target::Found(found),
                 None if closed => Target::Missing,
                 None => Target::Unknown,
             },
-            endpoints: slices.map(count_endpoints).or(closed.then_some(0)),
-            rivals: self.rivals(resilience, &key),
+            endpoints,
+            rivals: self.rivals(resilience),
             existing: self.rules.iter().filter(|rule| rule.namespace == namespace).cloned().collect(),
+            membership: self.namespaces.get(&namespace).copied(),
         }
     }
 
-    fn rivals(&self, resilience: &Resilience, target: &Key) -> Vec<Rival> {
+    fn rivals(&self, resilience: &Resilience) -> Vec<Rival> {
         let others = self.policies.iter().filter_map(|policy| policy.object.as_ref().ok()).filter(|other| {
-            let same_target = other.spec.target_refs.first().is_some_and(|one| one.name == target.1);
+            let same_target = other.spec.target_refs.first() == resilience.spec.target_refs.first();
             same_target && other.namespace() == resilience.namespace() && other.name_any() != resilience.name_any()
         });
         let rivals = others
@@ -163,7 +184,7 @@ impl World {
     ) -> Result<Valid, Vec<Violation>> {
         let resilience = policy.object.as_ref().map_err(Clone::clone)?;
         let mut observed = self.observe(resilience, Beyond::Unknown);
-        observed.endpoints = endpoints.or(observed.endpoints);
+        observed.endpoints = endpoints.map(Endpoints::of).or(observed.endpoints);
         validate(resilience, &observed, settings).map_err(|refusal| match refusal {
             Refusal::Invalid(violations) => violations,
             Refusal::Conflicted(message) | Refusal::Superseded(message) | Refusal::TargetNotFound(message) => {

@@ -127,7 +127,7 @@ impl Calls {
     }
 
     fn istio(&self, kind: Kind, namespace: &str) -> Api<DynamicObject> {
-        Api::namespaced_with(self.client.clone(), namespace, &istio_resource(kind))
+        Api::namespaced_with(self.client.clone(), namespace, &istio_resource(kind.as_str(), kind.plural()))
     }
 
     fn policies(&self, namespace: &str) -> Api<Resilience> {

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::{
     api::{
-        Resilience, ResilienceStatus,
+        Resilience, ResilienceStatus, Warning,
         conditions::{ACCEPTED, PROGRAMMED},
     },
     status::Outcome,
@@ -25,7 +25,8 @@ const NOTE_LIMIT: usize = 1_024;
 
 /// Says it, if there is something new to say. Failure is only logged: status has it as well.
 pub async fn publish(recorder: &Recorder, resilience: &Resilience, outcome: &Outcome) {
-    if let Some(event) = event(resilience.status.as_ref(), outcome) {
+    let before = resilience.status.as_ref();
+    for event in event(before, outcome).into_iter().chain(warnings(before, outcome)) {
         send(recorder, &event, &resilience.object_ref(&())).await;
     }
 }
@@ -46,6 +47,7 @@ fn event(before: Option<&ResilienceStatus>, outcome: &Outcome) -> Option<Event> 
             (EventType::Warning, ACCEPTED, &[][..])
         }
         Outcome::Waiting(_) => (EventType::Normal, ACCEPTED, &[][..]),
+        Outcome::Observing(..) | Outcome::Suspended(..) => (EventType::Normal, PROGRAMMED, &[][..]),
         Outcome::Programmed(_, applied) => (EventType::Normal, PROGRAMMED, applied.writes.as_slice()),
         Outcome::Refused(..) | Outcome::Failed(..) => (EventType::Warning, PROGRAMMED, &[][..]),
     };
@@ -67,6 +69,22 @@ fn event(before: Option<&ResilienceStatus>, outcome: &Outcome) -> Option<Event> 
     })
 }
 
+/// One for each warning whose code was not there before: numbers in its message may change often.
+fn warnings(before: Option<&ResilienceStatus>, outcome: &Outcome) -> Vec<Event> {
+    let known = |warning: &Warning| {
+        before.is_some_and(|status| status.warnings.iter().any(|before| before.code == warning.code))
+    };
+    let new = outcome.valid().into_iter().flat_map(|valid| &valid.warnings).filter(|warning| !known(warning));
+    new.map(|warning| Event {
+        type_: EventType::Warning,
+        reason: warning.code.as_str().to_owned(),
+        note: Some(cut(warning.message.clone())),
+        action: "Reconcile".to_owned(),
+        secondary: None,
+    })
+    .collect()
+}
+
 /// Cuts on a character.
 fn cut(mut note: String) -> String {
     if note.len() > NOTE_LIMIT {
@@ -85,9 +103,7 @@ mod tests {
     use crate::{api::ResilienceSpec, status};
 
     fn policy() -> Resilience {
-        let spec =
-            ResilienceSpec { target_refs: Vec::new(), limits: None, ejection: None, timeouts: None, retries: None };
-        Resilience::new("a", spec)
+        Resilience::new("a", ResilienceSpec::unread())
     }
 
     #[test]

@@ -31,11 +31,14 @@ use std::{
 };
 
 use futures::{FutureExt as _, StreamExt as _, channel::mpsc::UnboundedReceiver, future::BoxFuture, stream};
-use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Service},
+    discovery::v1::EndpointSlice,
+};
 use kube::{
     Api, Client, Resource, ResourceExt as _,
     api::DynamicObject,
-    core::DeserializeGuard,
+    core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
         controller::{self, Action, Controller},
         events::{Recorder, Reporter},
@@ -71,7 +74,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub const GATE: &str = "caches";
 
 /// The kinds that must be served before the controller can begin.
-pub const NEEDED: [Needed; 3] = [
+pub const NEEDED: [Needed; 4] = [
     Needed {
         group_version: names::API_VERSION,
         plural: "resiliences",
@@ -87,6 +90,7 @@ pub const NEEDED: [Needed; 3] = [
         plural: Kind::VirtualService.plural(),
         hint: "install Istio 1.22 or later",
     },
+    Needed { group_version: names::ISTIO_API_VERSION, plural: "serviceentries", hint: "install Istio 1.22 or later" },
 ];
 
 /// What the controller is told.
@@ -242,12 +246,28 @@ impl Wiring {
             self.watch("Service", services, scope, |world| &world.services, world::service, relations::of_service),
             self.watch("EndpointSlice", slices, scope, |world| &world.slices, world::slice, relations::of_slice),
         ];
+        let entries = self.istio("ServiceEntry", "serviceentries", scope);
+        watches.push(self.watch(
+            "ServiceEntry",
+            entries,
+            scope,
+            |world| &world.entries,
+            world::entry,
+            relations::of_entry,
+        ));
+        if scope.is_none() {
+            let all = Api::<PartialObjectMeta<Namespace>>::all(self.client.clone());
+            watches.push(self.watch(
+                "Namespace",
+                all,
+                scope,
+                |world| &world.namespaces,
+                world::namespace,
+                relations::of_namespace,
+            ));
+        }
         for kind in Kind::ALL {
-            let resource = istio_resource(kind);
-            let api: Api<DynamicObject> = match scope {
-                Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
-                None => Api::all_with(self.client.clone(), &resource),
-            };
+            let api = self.istio(kind.as_str(), kind.plural(), scope);
             let domain = domain.clone();
             watches.push(self.watch(
                 kind.as_str(),
@@ -259,6 +279,14 @@ impl Wiring {
             ));
         }
         watches
+    }
+
+    fn istio(&self, kind: &str, plural: &str, scope: Option<&str>) -> Api<DynamicObject> {
+        let resource = istio_resource(kind, plural);
+        match scope {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        }
     }
 
     fn watch<K, V: Send + Sync + 'static>(
@@ -361,7 +389,12 @@ fn report(namespace: &str, name: &str, writes: &[String]) {
 fn log(namespace: &str, name: &str, outcome: &Outcome) {
     match outcome {
         Outcome::Programmed(_, applied) => report(namespace, name, &applied.writes),
-        Outcome::Rejected(_) | Outcome::Conflicted(_) | Outcome::Superseded(_) | Outcome::Waiting(_) => {
+        Outcome::Rejected(_)
+        | Outcome::Conflicted(_)
+        | Outcome::Superseded(_)
+        | Outcome::Waiting(_)
+        | Outcome::Observing(..)
+        | Outcome::Suspended(..) => {
             tracing::info!(namespace, name, outcome = outcome.name(), message = outcome.message());
         }
         Outcome::Refused(..) | Outcome::Failed(..) => {

@@ -4,10 +4,10 @@ use kube::ResourceExt as _;
 
 use super::world::World;
 use crate::{
-    api::Resilience,
-    istio::Existing,
+    api::{Resilience, TargetKind, TargetRef},
+    istio::{Existing, Stake},
     names,
-    observed::{Observed, Rival, Target, count_endpoints},
+    observed::{Endpoints, Observed, Rival, ServiceView, Target, count_endpoints},
 };
 
 /// Everything that the decision about `resilience` rests on.
@@ -16,19 +16,30 @@ pub fn observe(resilience: &Resilience, world: &World, cluster_domain: &str) -> 
     let Some(target) = resilience.spec.target_refs.first() else {
         return Observed { existing: existing(resilience, None, world, cluster_domain), ..Observed::default() };
     };
-    let service = world.services.get(&namespace, &target.name);
-    let slices = world.slices.within(&namespace);
-    let ours = slices.iter().filter(|slice| slice.view.service.as_ref() == Some(&target.name));
+    let found = world.target(&namespace, target);
     Observed {
-        target: service.map_or(Target::Missing, |service| Target::Found(service.view.clone())),
-        endpoints: Some(count_endpoints(ours.map(|slice| &slice.view.slice))),
-        rivals: rivals(resilience, &namespace, &target.name, world),
-        existing: existing(resilience, Some(&target.name), world, cluster_domain),
+        endpoints: endpoints(target, found.as_ref().map(|found| &found.view), &namespace, world),
+        target: found.map_or(Target::Missing, |found| Target::Found(found.view.clone())),
+        rivals: rivals(resilience, &namespace, target, world),
+        existing: existing(resilience, Some(target), world, cluster_domain),
+        membership: world.namespaces.get(&namespace, &namespace).map(|namespace| namespace.view),
+    }
+}
+
+/// A Service's from its slices, a ServiceEntry's from itself.
+fn endpoints(target: &TargetRef, found: Option<&ServiceView>, namespace: &str, world: &World) -> Option<Endpoints> {
+    match target.kind {
+        TargetKind::Service => {
+            let slices = world.slices.within(namespace);
+            let ours = slices.iter().filter(|slice| slice.view.service.as_ref() == Some(&target.name));
+            Some(count_endpoints(ours.map(|slice| &slice.view.slice)))
+        }
+        TargetKind::ServiceEntry => found.and_then(|entry| entry.listed),
     }
 }
 
 /// One that is being deleted is no rival: waiting for it to go would only leave a gap.
-fn rivals(resilience: &Resilience, namespace: &str, target: &str, world: &World) -> Vec<Rival> {
+fn rivals(resilience: &Resilience, namespace: &str, target: &TargetRef, world: &World) -> Vec<Rival> {
     let policies = world.policies.within(namespace);
     let others = policies.iter().filter(|policy| {
         policy.name != resilience.name_any()
@@ -42,18 +53,12 @@ fn rivals(resilience: &Resilience, namespace: &str, target: &str, world: &World)
     others.map(|policy| rival(policy.view.meta(), &policy.name)).collect()
 }
 
-/// Those that are ours, have a name that we would use, or are for the target's host.
-fn existing(resilience: &Resilience, target: Option<&str>, world: &World, cluster_domain: &str) -> Vec<Existing> {
+/// What concerns the policy, of its namespace.
+fn existing(resilience: &Resilience, target: Option<&TargetRef>, world: &World, cluster_domain: &str) -> Vec<Existing> {
     let namespace = resilience.namespace().unwrap_or_default();
-    let uid = resilience.uid().unwrap_or_default();
     let name = target.map(names::generated_name);
-    let host = target.map(|target| names::service_host(target, &namespace, cluster_domain));
-    let matters = |object: &Existing| {
-        object.owners.iter().any(|owner| owner.uid == uid)
-            || object.labels.get(names::LABEL_OWNER_UID) == Some(&uid)
-            || Some(&object.name) == name.as_ref()
-            || host.as_ref().is_some_and(|host| object.hosts(cluster_domain).contains(host))
-    };
+    let host = target.and_then(|target| world.host(&namespace, target, cluster_domain));
+    let stake = Stake { uid: resilience.metadata.uid.as_deref(), name: name.as_deref(), host: host.as_deref() };
     let all = world.istio_within(&namespace);
-    all.iter().map(|entry| &entry.view).filter(|object| matters(object)).cloned().collect()
+    all.iter().map(|entry| &entry.view).filter(|object| object.concerns(&stake, cluster_domain)).cloned().collect()
 }

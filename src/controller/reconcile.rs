@@ -12,11 +12,13 @@ use super::{
     world,
 };
 use crate::{
-    api::{Resilience, ResilienceSpec, ResilienceStatus, schema::Violation},
-    diff::diff,
-    status::{self, Outcome, status},
+    api::{GeneratedRef, Mode, Ownership, Resilience, ResilienceSpec, ResilienceStatus, schema::Violation},
+    diff::{describe, diff},
+    istio::Existing,
+    observed::Observed,
+    status::{self, Frozen, Outcome, status},
     translate::translate,
-    validate::{Refusal, Settings, validate},
+    validate::{Owner, Refusal, Settings, Valid, is_ours, validate},
 };
 
 /// What every reconcile needs.
@@ -38,11 +40,7 @@ pub async fn reconcile(context: &Context, resilience: &Resilience) -> Result<Out
 
     let outcome = match validate(resilience, &observed, settings) {
         // pure
-        Ok(valid) => {
-            let desired = translate(&valid); // pure
-            let diff = diff(&desired, &valid.owner, &observed.existing); // pure
-            apply(hands, valid, &desired, &diff).await // writes
-        }
+        Ok(valid) => act(hands, valid, &observed).await?, // writes
         Err(refusal) => {
             if let Refusal::Superseded(_) = refusal {
                 let uid = resilience.uid().unwrap_or_default();
@@ -58,6 +56,36 @@ pub async fn reconcile(context: &Context, resilience: &Resilience) -> Result<Out
     }
     events::publish(recorder, resilience, &outcome).await; // writes
     Ok(outcome)
+}
+
+/// What the mode lets happen.
+async fn act(hands: &Hands, valid: Valid, observed: &Observed) -> Result<Outcome, CallError> {
+    let desired = translate(&valid); // pure
+    let diff = diff(&desired, &valid.owner, &observed.existing); // pure
+    Ok(match valid.mode {
+        Mode::Enforce => apply(hands, valid, &desired, &diff).await, // writes
+        Mode::Observe => {
+            let uid = valid.owner.uid.clone().unwrap_or_default();
+            cleanup::release(hands, &valid.owner.namespace, &uid).await?; // writes
+            let would = desired.objects().iter().map(|object| format!("{} {}", object.kind, object.name)).collect();
+            Outcome::Observing(Box::new(valid), would)
+        }
+        Mode::Suspend => {
+            let frozen = Frozen { generated: held(&valid.owner, &observed.existing), missing: describe(&diff) };
+            Outcome::Suspended(Box::new(valid), frozen)
+        }
+    })
+}
+
+/// What there is of a policy.
+fn held(owner: &Owner, existing: &[Existing]) -> Vec<GeneratedRef> {
+    let ours = existing.iter().filter(|object| !object.deleting && is_ours(object, owner));
+    let held = |object: &Existing| GeneratedRef {
+        kind: object.kind.as_str().to_owned(),
+        name: object.name.clone(),
+        ownership: Ownership::Created,
+    };
+    ours.map(held).collect()
 }
 
 fn namespace(resilience: &Resilience) -> String {
@@ -86,10 +114,9 @@ pub async fn report_unreadable(
     error: &str,
 ) -> Result<Option<Outcome>, CallError> {
     let Some(raw) = context.hands.calls.raw_policy(namespace, name).await? else { return Ok(None) };
-    let spec = ResilienceSpec { target_refs: Vec::new(), limits: None, ejection: None, timeouts: None, retries: None };
     let stand_in = Resilience {
         metadata: raw.metadata,
-        spec,
+        spec: ResilienceSpec::unread(),
         status: raw.data.get("status").and_then(|status| serde_json::from_value(status.clone()).ok()),
     };
     let fault = format!(

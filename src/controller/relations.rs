@@ -9,7 +9,12 @@ use super::{
     cache::Delta,
     world::{Policy, Slice, World},
 };
-use crate::{istio::Existing, names, observed::ServiceView};
+use crate::{
+    api::{TargetKind, TargetRef},
+    istio::{Existing, Stake},
+    names,
+    observed::{Membership, ServiceView},
+};
 
 /// Names of policies.
 pub type Names = BTreeSet<String>;
@@ -25,7 +30,7 @@ pub fn of_policy(delta: &Delta<Policy>, world: &World) -> Names {
         }
         let standing = |policy: &Policy| {
             let meta = policy.meta();
-            (policy.target().map(str::to_owned), meta.uid.clone(), meta.deletion_timestamp.is_some())
+            (policy.target().cloned(), meta.uid.clone(), meta.deletion_timestamp.is_some())
         };
         if standing(&before.view) == standing(&after.view) {
             names.insert(delta.name.clone());
@@ -53,14 +58,12 @@ pub fn of_istio(delta: &Delta<Existing>, world: &World, cluster_domain: &str) ->
         let object = &side.view;
         let owners = object.owners.iter().filter(|owner| is_policy(owner));
         names.extend(owners.map(|owner| owner.name.clone()));
-        let label = object.labels.get(names::LABEL_OWNER_UID);
-        let hosts = object.hosts(cluster_domain);
         let concerned = policies.iter().filter(|policy| {
-            label == Some(&policy.uid)
-                || policy.view.target().is_some_and(|target| {
-                    names::generated_name(target) == object.name
-                        || hosts.contains(&names::service_host(target, &delta.namespace, cluster_domain))
-                })
+            let target = policy.view.target();
+            let name = target.map(names::generated_name);
+            let host = target.and_then(|target| world.host(&delta.namespace, target, cluster_domain));
+            let stake = Stake { uid: Some(&policy.uid), name: name.as_deref(), host: host.as_deref() };
+            object.concerns(&stake, cluster_domain)
         });
         names.extend(concerned.map(|policy| policy.name.clone()));
     }
@@ -72,7 +75,25 @@ pub fn of_service(delta: &Delta<ServiceView>, world: &World) -> Names {
     if matches!((&delta.before, &delta.after), (Some(before), Some(after)) if before.view == after.view) {
         return Names::new();
     }
-    targeting(world, &delta.namespace, &delta.name)
+    targeting(world, &delta.namespace, &service(&delta.name))
+}
+
+/// Those for a `ServiceEntry` that came, went, or changed.
+pub fn of_entry(delta: &Delta<ServiceView>, world: &World) -> Names {
+    if matches!((&delta.before, &delta.after), (Some(before), Some(after)) if before.view == after.view) {
+        return Names::new();
+    }
+    let entry =
+        TargetRef { group: names::ISTIO_GROUP.to_owned(), kind: TargetKind::ServiceEntry, name: delta.name.clone() };
+    targeting(world, &delta.namespace, &entry)
+}
+
+/// All of a namespace that joins the mesh or leaves it.
+pub fn of_namespace(delta: &Delta<Membership>, world: &World) -> Names {
+    if matches!((&delta.before, &delta.after), (Some(before), Some(after)) if before.view == after.view) {
+        return Names::new();
+    }
+    world.policies.within(&delta.namespace).iter().map(|policy| policy.name.clone()).collect()
 }
 
 /// Those for the Service whose endpoints changed.
@@ -81,7 +102,7 @@ pub fn of_slice(delta: &Delta<Slice>, world: &World) -> Names {
         return Names::new();
     }
     let services = delta.sides().filter_map(|side| side.view.service.as_deref());
-    services.flat_map(|service| targeting(world, &delta.namespace, service)).collect()
+    services.flat_map(|name| targeting(world, &delta.namespace, &service(name))).collect()
 }
 
 /// Whether an owner is of our kind, in whatever version.
@@ -89,9 +110,13 @@ pub fn is_policy(owner: &k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerRe
     owner.kind == names::KIND && owner.api_version.split('/').next() == Some(names::GROUP)
 }
 
-fn targeting(world: &World, namespace: &str, service: &str) -> Names {
+fn service(name: &str) -> TargetRef {
+    TargetRef { group: String::new(), kind: TargetKind::Service, name: name.to_owned() }
+}
+
+fn targeting(world: &World, namespace: &str, target: &TargetRef) -> Names {
     let policies = world.policies.within(namespace);
-    let for_it = policies.iter().filter(|policy| policy.view.target() == Some(service));
+    let for_it = policies.iter().filter(|policy| policy.view.target() == Some(target));
     for_it.map(|policy| policy.name.clone()).collect()
 }
 
@@ -212,19 +237,21 @@ mod tests {
     #[test]
     fn endpoints_call_the_policies_of_their_service_only_when_they_differ() {
         let world = world();
-        let slice = |ready: bool, address: &str| {
+        let slice = |ready: bool, address: &str, hostname: &str| {
             let object = json!({
                 "addressType": "IPv4",
                 "metadata": {"name": "s", "namespace": "ns", "uid": "s", "labels": {"kubernetes.io/service-name": "other"}},
-                "endpoints": [{"addresses": [address], "conditions": {"ready": ready, "terminating": false}}],
+                "endpoints": [{"addresses": [address], "hostname": hostname, "conditions": {"ready": ready, "terminating": false}}],
             });
             world::slice(serde_json::from_value(object).unwrap())
         };
-        let first = world.slices.put(slice(false, "10.0.0.1")).unwrap();
+        let first = world.slices.put(slice(false, "10.0.0.1", "a")).unwrap();
         assert_eq!(sorted(of_slice(&first, &world)), ["c"]);
-        let ready = world.slices.put(slice(true, "10.0.0.1")).unwrap();
-        assert_eq!(sorted(of_slice(&ready, &world)), Vec::<String>::new());
-        let moved = world.slices.put(slice(true, "10.0.0.2")).unwrap();
+        let renamed = world.slices.put(slice(false, "10.0.0.1", "b")).unwrap();
+        assert_eq!(sorted(of_slice(&renamed, &world)), Vec::<String>::new());
+        let ready = world.slices.put(slice(true, "10.0.0.1", "b")).unwrap();
+        assert_eq!(sorted(of_slice(&ready, &world)), ["c"]);
+        let moved = world.slices.put(slice(true, "10.0.0.2", "b")).unwrap();
         assert_eq!(sorted(of_slice(&moved, &world)), ["c"]);
     }
 }

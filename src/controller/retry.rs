@@ -32,9 +32,12 @@ pub const fn class(outcome: &Outcome) -> Class {
     match outcome {
         Outcome::Rejected(_) => Class::Never,
         // Watches tell of the Service, the rival and the foreign object.
-        Outcome::Conflicted(_) | Outcome::Superseded(_) | Outcome::Waiting(_) | Outcome::Programmed(..) => {
-            Class::Resync
-        }
+        Outcome::Conflicted(_)
+        | Outcome::Superseded(_)
+        | Outcome::Waiting(_)
+        | Outcome::Observing(..)
+        | Outcome::Suspended(..)
+        | Outcome::Programmed(..) => Class::Resync,
         // Another Istio may take it, another rule of admission too; no event tells of either, and both
         // often change within seconds.
         Outcome::Refused(..) => Class::Backoff,

@@ -1,21 +1,26 @@
 //! The caches, and what is kept of each kind.
 
+use std::sync::Arc;
+
 use k8s_openapi::{
-    api::{core::v1::Service, discovery::v1::EndpointSlice},
+    api::{
+        core::v1::{Namespace, Service},
+        discovery::v1::{Endpoint, EndpointConditions, EndpointSlice},
+    },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
     api::{ApiResource, DynamicObject, GroupVersionKind},
-    core::DeserializeGuard,
+    core::{DeserializeGuard, PartialObjectMeta},
 };
 use serde_json::Value;
 
 use super::cache::{Cache, Entry};
 use crate::{
-    api::{Resilience, ResilienceStatus, conditions},
+    api::{Resilience, ResilienceStatus, TargetKind, TargetRef, conditions},
     istio::{Existing, Kind},
     names,
-    observed::ServiceView,
+    observed::{Membership, ServiceView, WAYPOINT},
     runtime::metrics::Tally,
 };
 
@@ -45,9 +50,9 @@ impl Policy {
         }
     }
 
-    /// Name of the Service that it is for.
-    pub fn target(&self) -> Option<&str> {
-        self.readable()?.spec.target_refs.first().map(|target| target.name.as_str())
+    /// What it is for.
+    pub fn target(&self) -> Option<&TargetRef> {
+        self.readable()?.spec.target_refs.first()
     }
 
     /// Whether a reconcile could end differently now: a change of status cannot make it.
@@ -78,6 +83,10 @@ pub struct World {
     routes: Cache<Existing>,
     /// Possible targets.
     pub services: Cache<ServiceView>,
+    /// Likewise.
+    pub entries: Cache<ServiceView>,
+    /// Namespaces, each as if it lay within itself; empty where only some are worked in.
+    pub namespaces: Cache<Membership>,
     /// Their endpoints.
     pub slices: Cache<Slice>,
 }
@@ -91,8 +100,24 @@ impl World {
         }
     }
 
+    /// A target as it is, if it is there.
+    pub fn target(&self, namespace: &str, target: &TargetRef) -> Option<Arc<Entry<ServiceView>>> {
+        match target.kind {
+            TargetKind::Service => self.services.get(namespace, &target.name),
+            TargetKind::ServiceEntry => self.entries.get(namespace, &target.name),
+        }
+    }
+
+    /// The host of a target; `None` for a ServiceEntry that is not there, or declares none.
+    pub fn host(&self, namespace: &str, target: &TargetRef, cluster_domain: &str) -> Option<String> {
+        match target.kind {
+            TargetKind::Service => Some(names::service_host(&target.name, namespace, cluster_domain)),
+            TargetKind::ServiceEntry => self.target(namespace, target)?.view.hosts.first().cloned(),
+        }
+    }
+
     /// The Istio objects of a namespace, in the order in which they are written.
-    pub fn istio_within(&self, namespace: &str) -> Vec<std::sync::Arc<Entry<Existing>>> {
+    pub fn istio_within(&self, namespace: &str) -> Vec<Arc<Entry<Existing>>> {
         Kind::ALL.into_iter().flat_map(|kind| self.istio(kind).within(namespace)).collect()
     }
 
@@ -117,9 +142,9 @@ impl World {
 }
 
 /// The API's name for a kind of Istio. Spelled out, so that it needs no discovery.
-pub fn istio_resource(kind: Kind) -> ApiResource {
+pub fn istio_resource(kind: &str, plural: &str) -> ApiResource {
     let version = names::ISTIO_API_VERSION.trim_start_matches(names::ISTIO_GROUP).trim_start_matches('/');
-    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(names::ISTIO_GROUP, version, kind.as_str()), kind.plural())
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(names::ISTIO_GROUP, version, kind), plural)
 }
 
 /// What is kept of a policy: all but the bookkeeping of others.
@@ -150,19 +175,40 @@ pub fn service(object: Service) -> Entry<ServiceView> {
     Entry::new(&object.metadata, ServiceView::from(&object))
 }
 
+/// What is kept of a ServiceEntry.
+#[expect(clippy::needless_pass_by_value, reason = "as the watch hands it over")]
+pub fn entry(object: DynamicObject) -> Entry<ServiceView> {
+    let spec = object.data.get("spec").unwrap_or(&Value::Null);
+    let waypoint = object.metadata.labels.as_ref().and_then(|labels| labels.get(WAYPOINT));
+    Entry::new(&object.metadata, ServiceView::of_entry(spec, waypoint.map(String::as_str)))
+}
+
+/// What is kept of a namespace: it lies within itself, so that what it concerns is looked for there.
+pub fn namespace(object: PartialObjectMeta<Namespace>) -> Entry<Membership> {
+    let labels = object.metadata.labels.clone().unwrap_or_default();
+    let membership = Membership::of(|key| labels.get(key).map(String::as_str));
+    let meta = ObjectMeta { namespace: object.metadata.name.clone(), ..object.metadata };
+    Entry::new(&meta, membership)
+}
+
 /// What is kept of an EndpointSlice.
 pub fn slice(object: EndpointSlice) -> Entry<Slice> {
     const SERVICE: &str = "kubernetes.io/service-name";
     let service = object.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE)).cloned();
     let endpoints = object.endpoints.into_iter().map(|endpoint| {
-        let terminating = endpoint.conditions.and_then(|conditions| conditions.terminating);
-        let mut lean =
-            k8s_openapi::api::discovery::v1::Endpoint { addresses: endpoint.addresses, ..Default::default() };
-        if terminating == Some(true) {
-            let conditions = lean.conditions.get_or_insert_default();
-            conditions.terminating = terminating;
+        let said = endpoint.conditions.unwrap_or_default();
+        // Only what is not as it goes without saying.
+        let conditions = EndpointConditions {
+            ready: said.ready.filter(|ready| !ready),
+            terminating: said.terminating.filter(|terminating| *terminating),
+            serving: None,
+        };
+        Endpoint {
+            addresses: endpoint.addresses,
+            zone: endpoint.zone,
+            conditions: (conditions != EndpointConditions::default()).then_some(conditions),
+            ..Default::default()
         }
-        lean
     });
     let lean =
         EndpointSlice { address_type: object.address_type, endpoints: endpoints.collect(), ..Default::default() };

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use serde_json::Value;
 
 use super::resolve_host;
+use crate::names;
 
 /// The kinds that we generate, in the order in which they are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -119,6 +120,53 @@ impl Existing {
         };
         written.iter().map(|host| resolve_host(host, &self.namespace, cluster_domain)).collect()
     }
+}
+
+impl Existing {
+    /// Gateways that it binds, `mesh` left out.
+    #[must_use]
+    pub fn gateways(&self) -> Vec<String> {
+        let mut gateways = strings(self.spec.get("gateways"));
+        gateways.retain(|gateway| gateway != "mesh");
+        gateways
+    }
+
+    /// Whether it can matter for a policy: it is the policy's own by owner or by label, has a name that
+    /// the policy would use, or speaks of its host.
+    #[must_use]
+    pub fn concerns(&self, policy: &Stake<'_>, cluster_domain: &str) -> bool {
+        let own = |uid: &str| {
+            self.owners.iter().any(|owner| owner.uid == uid)
+                || self.labels.get(names::LABEL_OWNER_UID).is_some_and(|label| label == uid)
+        };
+        policy.uid.is_some_and(own)
+            || policy.name == Some(&self.name)
+            || policy.host.is_some_and(|host| {
+                self.hosts(cluster_domain).iter().any(|one| one == host)
+                    || self.destinations(cluster_domain).iter().any(|one| one == host)
+            })
+    }
+
+    /// Hosts that its HTTP routes send calls to, fully qualified.
+    #[must_use]
+    pub fn destinations(&self, cluster_domain: &str) -> Vec<String> {
+        let list = |value: &Value, key: &str| value.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+        let routes = list(&self.spec, "http");
+        let targets = routes.iter().flat_map(|route| list(route, "route"));
+        let hosts = targets.filter_map(|target| Some(target.pointer("/destination/host")?.as_str()?.to_owned()));
+        hosts.map(|host| resolve_host(&host, &self.namespace, cluster_domain)).collect()
+    }
+}
+
+/// What a policy has at stake.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stake<'a> {
+    /// Its uid.
+    pub uid: Option<&'a str>,
+    /// Name of what it generates.
+    pub name: Option<&'a str>,
+    /// Its target's host.
+    pub host: Option<&'a str>,
 }
 
 fn strings(list: Option<&Value>) -> Vec<String> {

@@ -11,12 +11,12 @@ mod ports;
 mod rules;
 mod written;
 
-pub use existing::{Existing, Kind};
+pub use existing::{Existing, Kind, Stake};
 pub use hosts::resolve_host;
-pub use ports::{Protocol, port_protocol};
+pub use ports::{Protocol, entry_protocol, port_protocol};
 pub use rules::{destination_rule_faults, virtual_service_faults};
 pub use written::{
-    ConnectionPool, Destination, DestinationRule, DestinationRuleSpec, HttpPool, HttpRetry, HttpRoute, Metadata,
-    OutlierDetection, PortMatch, PortSelector, RouteDestination, TcpPool, TrafficPolicy, VirtualService,
-    VirtualServiceSpec,
+    ConnectionPool, Destination, DestinationRule, DestinationRuleSpec, ExactMatch, HttpPool, HttpRetry, HttpRoute,
+    LoadBalancer, LocalityLbSetting, Metadata, OutlierDetection, PortPolicy, PortSelector, RetryBudget,
+    RouteDestination, RouteMatch, TcpPool, TrafficPolicy, VirtualService, VirtualServiceSpec,
 };

@@ -3,14 +3,34 @@
 /// What istiod makes of a Service port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
-    /// HTTP/1, HTTP/2 or gRPC: routes with timeouts and retries apply.
+    /// HTTP/1: routes with timeouts and retries apply.
     Http,
+    /// HTTP/2 by declaration: likewise; one connection carries many requests.
+    Http2,
+    /// gRPC, which is HTTP/2; calls may be streams.
+    Grpc,
     /// Undeclared: each connection is looked at, and routes apply to those that speak HTTP.
     Sniffed,
-    /// TCP, TLS or a database protocol: connection limits only.
+    /// TLS of the application's own: proxies see connections, not requests.
+    Tls,
+    /// TCP or a database protocol: connection limits only.
     Opaque,
     /// UDP: the mesh does not carry it.
     Udp,
+}
+
+impl Protocol {
+    /// Whether proxies see, or may see, requests.
+    #[must_use]
+    pub const fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Http2 | Self::Grpc | Self::Sniffed)
+    }
+
+    /// Whether many requests share one connection for certain.
+    #[must_use]
+    pub const fn is_http2(self) -> bool {
+        matches!(self, Self::Http2 | Self::Grpc)
+    }
 }
 
 /// Ports that are TCP unless declared otherwise: servers there speak first, so sniffing would hang
@@ -27,33 +47,55 @@ pub fn port_protocol(number: u16, name: Option<&str>, transport: Option<&str>, a
     let declared = app_protocol.or(name).unwrap_or_default().to_ascii_lowercase();
     if app_protocol.is_some() {
         match declared.as_str() {
-            "kubernetes.io/h2c" | "kubernetes.io/ws" => return Protocol::Http,
-            "kubernetes.io/wss" => return Protocol::Opaque,
+            "kubernetes.io/h2c" => return Protocol::Http2,
+            "kubernetes.io/ws" => return Protocol::Http,
+            "kubernetes.io/wss" => return Protocol::Tls,
             _ => {}
         }
     }
     if declared.starts_with("grpc-web") {
         return Protocol::Http;
     }
-    match declared.split('-').next().unwrap_or_default() {
-        "http" | "http2" | "grpc" | "http_proxy" => Protocol::Http,
-        "tcp" | "https" | "tls" | "mongo" | "redis" | "mysql" => Protocol::Opaque,
-        "udp" => Protocol::Udp,
-        _ if SERVER_FIRST.contains(&number) => Protocol::Opaque,
-        _ => Protocol::Sniffed,
+    match word(declared.split('-').next().unwrap_or_default()) {
+        Some(protocol) => protocol,
+        None if SERVER_FIRST.contains(&number) => Protocol::Opaque,
+        None => Protocol::Sniffed,
+    }
+}
+
+/// The protocol of a port of a ServiceEntry, whose word must be one of Istio's as a whole; any other
+/// is sniffed (istio `pkg/config/protocol/instance.go`, `Parse`).
+#[must_use]
+pub fn entry_protocol(declared: &str) -> Protocol {
+    match declared.to_ascii_lowercase().as_str() {
+        "grpc-web" => Protocol::Http,
+        declared => word(declared).unwrap_or(Protocol::Sniffed),
+    }
+}
+
+fn word(word: &str) -> Option<Protocol> {
+    match word {
+        "http" | "http_proxy" => Some(Protocol::Http),
+        "http2" => Some(Protocol::Http2),
+        "grpc" => Some(Protocol::Grpc),
+        "https" | "tls" => Some(Protocol::Tls),
+        "tcp" | "mongo" | "redis" | "mysql" => Some(Protocol::Opaque),
+        "udp" => Some(Protocol::Udp),
+        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Protocol, port_protocol};
+    use super::{Protocol, entry_protocol, port_protocol};
 
     #[test]
     fn the_part_of_the_name_before_the_dash_counts() {
         assert_eq!(port_protocol(80, Some("http-web"), None, None), Protocol::Http);
-        assert_eq!(port_protocol(80, Some("HTTP2"), None, None), Protocol::Http);
+        assert_eq!(port_protocol(80, Some("HTTP2"), None, None), Protocol::Http2);
         assert_eq!(port_protocol(80, Some("grpc-web"), None, None), Protocol::Http);
-        assert_eq!(port_protocol(80, Some("https"), None, None), Protocol::Opaque);
+        assert_eq!(port_protocol(80, Some("https"), None, None), Protocol::Tls);
+        assert_eq!(port_protocol(80, Some("grpc"), None, None), Protocol::Grpc);
         assert_eq!(port_protocol(80, Some("web-http"), None, None), Protocol::Sniffed);
         assert_eq!(port_protocol(80, None, None, None), Protocol::Sniffed);
     }
@@ -61,8 +103,17 @@ mod tests {
     #[test]
     fn app_protocol_beats_the_name() {
         assert_eq!(port_protocol(80, Some("http"), None, Some("tcp")), Protocol::Opaque);
-        assert_eq!(port_protocol(80, Some("tcp"), None, Some("kubernetes.io/h2c")), Protocol::Http);
-        assert_eq!(port_protocol(80, Some("tcp"), None, Some("kubernetes.io/wss")), Protocol::Opaque);
+        assert_eq!(port_protocol(80, Some("tcp"), None, Some("kubernetes.io/h2c")), Protocol::Http2);
+        assert_eq!(port_protocol(80, Some("tcp"), None, Some("kubernetes.io/wss")), Protocol::Tls);
+    }
+
+    #[test]
+    fn a_service_entry_says_it_in_one_word() {
+        assert_eq!(entry_protocol("HTTP"), Protocol::Http);
+        assert_eq!(entry_protocol("gRPC-Web"), Protocol::Http);
+        assert_eq!(entry_protocol("TLS"), Protocol::Tls);
+        assert_eq!(entry_protocol("http-web"), Protocol::Sniffed);
+        assert_eq!(entry_protocol(""), Protocol::Sniffed);
     }
 
     #[test]

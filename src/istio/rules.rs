@@ -44,15 +44,13 @@ pub fn destination_rule_faults(spec: &Value) -> Vec<String> {
     let mut check = Check::default();
     let Some(spec) = check.object("spec", Some(spec), &["host", "trafficPolicy"]) else { return check.faults };
     check.host("spec.host", spec.get("host"));
-    let policy = check.object(
-        "spec.trafficPolicy",
-        spec.get("trafficPolicy"),
-        // istio `validateTrafficPolicy`: «traffic policy must have at least one field».
-        &["connectionPool", "outlierDetection"],
-    );
-    if let Some(policy) = policy {
-        check.connection_pool(policy.get("connectionPool"));
-        check.outlier_detection(policy.get("outlierDetection"));
+    let path = "spec.trafficPolicy";
+    // istio `validateTrafficPolicy`: «traffic policy must have at least one field».
+    let known = ["connectionPool", "outlierDetection", "loadBalancer", "retryBudget", "portLevelSettings"];
+    if let Some(policy) = check.object(path, spec.get("trafficPolicy"), &known) {
+        check.blocks(path, policy);
+        check.retry_budget(policy);
+        check.port_level_settings(policy);
     }
     check.faults
 }
@@ -67,14 +65,20 @@ pub fn virtual_service_faults(spec: &Value) -> Vec<String> {
         check.host(&format!("spec.hosts[{index}]"), Some(host));
         check.rule(!hosts[..index].contains(host), &format!("spec.hosts[{index}]"), "is there twice");
     }
-    let mut ports = Vec::new();
+    let mut seen: Vec<(u64, Option<String>)> = Vec::new();
     for (index, route) in check.list("spec.http", spec.get("http")).iter().enumerate() {
         let path = format!("spec.http[{index}]");
-        if let Some(port) = check.route(&path, route) {
+        for one in check.route(&path, route) {
             // istio warns of a rule that an earlier one hides: «unreachable».
-            check.rule(!ports.contains(&port), &path, "matches a port that an earlier route has");
-            ports.push(port);
+            let hidden = seen.iter().any(|(port, method)| *port == one.0 && (*method == one.1 || method.is_none()));
+            check.rule(!hidden, &path, "matches what an earlier route has");
+            seen.push(one);
         }
+    }
+    for (port, _) in &seen {
+        // Whatever no route takes gets 404 (measured M45).
+        let caught = seen.iter().any(|(other, method)| other == port && method.is_none());
+        check.rule(caught, "spec.http", &format!("leaves calls of port {port} without a route"));
     }
     check.faults
 }
@@ -118,33 +122,43 @@ impl Check {
         self.rule(!top.bytes().all(|b| b.is_ascii_digit()), path, "ends in a number");
     }
 
+    /// What stands at the top level and for a port alike.
+    fn blocks(&mut self, path: &str, policy: &Map<String, Value>) {
+        self.connection_pool(&format!("{path}.connectionPool"), policy.get("connectionPool"));
+        self.outlier_detection(&format!("{path}.outlierDetection"), policy.get("outlierDetection"));
+        self.load_balancer(&format!("{path}.loadBalancer"), policy.get("loadBalancer"));
+    }
+
     /// istio `validateConnectionPool`.
-    fn connection_pool(&mut self, pool: Option<&Value>) {
-        let path = "spec.trafficPolicy.connectionPool";
+    fn connection_pool(&mut self, path: &str, pool: Option<&Value>) {
         let Some(pool) = pool else { return };
         let Some(pool) = self.object(path, Some(pool), &["tcp", "http"]) else { return };
         if let Some(tcp) = pool.get("tcp") {
             let path = format!("{path}.tcp");
-            if let Some(tcp) = self.object(&path, Some(tcp), &["maxConnections", "connectTimeout"]) {
+            let known = ["maxConnections", "connectTimeout", "idleTimeout", "maxConnectionDuration"];
+            if let Some(tcp) = self.object(&path, Some(tcp), &known) {
                 self.counter(&path, tcp, "maxConnections");
-                self.duration(&path, tcp, "connectTimeout");
+                for field in ["connectTimeout", "idleTimeout", "maxConnectionDuration"] {
+                    self.duration(&path, tcp, field);
+                }
             }
         }
         if let Some(http) = pool.get("http") {
             let path = format!("{path}.http");
+            let counters = ["http1MaxPendingRequests", "http2MaxRequests", "maxRequestsPerConnection", "maxRetries"];
+            let known: Vec<&str> = counters.into_iter().chain(["idleTimeout"]).collect();
             // An empty half passes the webhook and does nothing (measured M82): ours has a field.
-            let fields = ["http1MaxPendingRequests", "http2MaxRequests", "maxRequestsPerConnection", "maxRetries"];
-            if let Some(http) = self.object(&path, Some(http), &fields) {
-                for field in fields {
+            if let Some(http) = self.object(&path, Some(http), &known) {
+                for field in counters {
                     self.counter(&path, http, field);
                 }
+                self.duration(&path, http, "idleTimeout");
             }
         }
     }
 
     /// istio `validateOutlierDetection`.
-    fn outlier_detection(&mut self, detection: Option<&Value>) {
-        let path = "spec.trafficPolicy.outlierDetection";
+    fn outlier_detection(&mut self, path: &str, detection: Option<&Value>) {
         let Some(detection) = detection else { return };
         let known = [
             "consecutive5xxErrors",
@@ -154,6 +168,7 @@ impl Check {
             "interval",
             "baseEjectionTime",
             "maxEjectionPercent",
+            "minHealthPercent",
         ];
         let Some(detection) = self.object(path, Some(detection), &known) else { return };
         for field in ["consecutive5xxErrors", "consecutiveGatewayErrors", "interval", "baseEjectionTime"] {
@@ -170,24 +185,78 @@ impl Check {
         let percent = detection.get("maxEjectionPercent").and_then(Value::as_u64);
         // 0 passes Istio and means Envoy's 10 (semantics 4.1).
         self.rule(percent.is_some_and(|n| (1..=100).contains(&n)), path, "maxEjectionPercent must be from 1 to 100");
+        let healthy = detection.get("minHealthPercent");
+        let fine = healthy.is_none_or(|value| value.as_u64().is_some_and(|n| n <= 100));
+        self.rule(fine, path, "minHealthPercent must be from 0 to 100");
         let local = detection.get("consecutiveLocalOriginFailures");
-        let split = detection.get("splitExternalLocalOriginErrors") == Some(&Value::Bool(true));
+        let split = detection.get("splitExternalLocalOriginErrors");
+        self.rule(split.is_none_or(Value::is_boolean), path, "splitExternalLocalOriginErrors must be true or false");
+        let split = split == Some(&Value::Bool(true));
         self.rule(local.is_none() || split, path, "consecutiveLocalOriginFailures only with the split");
         self.rule(local.and_then(Value::as_u64) != Some(0), path, "consecutiveLocalOriginFailures must not be 0");
     }
 
-    /// istio `validateHTTPRoute`; returns the port that it matches.
-    fn route(&mut self, path: &str, route: &Value) -> Option<u64> {
-        let route = self.object(path, Some(route), &["name", "match", "route", "timeout", "retries"])?;
-        let mut port = None;
-        let matches = self.list(&format!("{path}.match"), route.get("match"));
-        self.rule(matches.len() == 1, path, "must match exactly one port");
-        for one in matches {
-            let one_path = format!("{path}.match[0]");
-            if let Some(one) = self.object(&one_path, Some(one), &["port"]) {
-                port = self.port(&one_path, one.get("port"));
+    /// Of istio `validateLoadBalancer` only what we write: locality failover, off.
+    fn load_balancer(&mut self, path: &str, balancer: Option<&Value>) {
+        let Some(balancer) = balancer else { return };
+        let Some(balancer) = self.object(path, Some(balancer), &["localityLbSetting"]) else { return };
+        let path = format!("{path}.localityLbSetting");
+        let Some(setting) = self.object(&path, balancer.get("localityLbSetting"), &["enabled"]) else { return };
+        self.rule(setting.get("enabled") == Some(&Value::Bool(false)), &path, "enabled must be false");
+    }
+
+    /// The webhook has no rule for it, the CRD has `percent` from 0 to 100 (semantics 6.3). Both are
+    /// always written (istio#59504), and 0 would be 3 for the least number (measured M29).
+    fn retry_budget(&mut self, policy: &Map<String, Value>) {
+        let path = "spec.trafficPolicy.retryBudget";
+        let Some(budget) = policy.get("retryBudget") else { return };
+        let Some(budget) = self.object(path, Some(budget), &["percent", "minRetryConcurrency"]) else { return };
+        let within = |field: &str, limit: u64| {
+            budget.get(field).and_then(Value::as_u64).is_some_and(|n| (1..=limit).contains(&n))
+        };
+        self.rule(within("percent", 100), path, "percent must be from 1 to 100");
+        self.rule(within("minRetryConcurrency", COUNTER_LIMIT), path, "minRetryConcurrency must be at least 1");
+        // Istio drops it for each such port (measured M31).
+        self.rule(!policy.contains_key("portLevelSettings"), path, "not together with portLevelSettings");
+    }
+
+    /// istio `validatePortTrafficPolicies`, and what it leaves out: the range of the port, and that the
+    /// first of two entries for one port counts alone (measured M55, M82).
+    fn port_level_settings(&mut self, policy: &Map<String, Value>) {
+        let path = "spec.trafficPolicy.portLevelSettings";
+        let Some(entries) = policy.get("portLevelSettings") else { return };
+        let mut ports = Vec::new();
+        for (index, entry) in self.list(path, Some(entries)).iter().enumerate() {
+            let path = format!("{path}[{index}]");
+            let known = ["port", "connectionPool", "outlierDetection", "loadBalancer"];
+            let Some(entry) = self.object(&path, Some(entry), &known) else { continue };
+            self.rule(entry.len() > 1, &path, "must have at least one block");
+            let number = entry.get("port").and_then(|port| port.get("number"));
+            if let Some(port) = self.port(&format!("{path}.port.number"), number) {
+                self.rule(!ports.contains(&port), &path, "is for a port that an earlier entry has");
+                ports.push(port);
             }
+            self.blocks(&path, entry);
         }
+    }
+
+    /// istio `validateHTTPRoute`; returns what it matches: a port, and a method or any.
+    fn route(&mut self, path: &str, route: &Value) -> Vec<(u64, Option<String>)> {
+        let known = ["name", "match", "route", "timeout", "retries"];
+        let Some(route) = self.object(path, Some(route), &known) else { return Vec::new() };
+        let mut found = Vec::new();
+        for (index, one) in self.list(&format!("{path}.match"), route.get("match")).iter().enumerate() {
+            let path = format!("{path}.match[{index}]");
+            let Some(one) = self.object(&path, Some(one), &["port", "method"]) else { continue };
+            let method = one.get("method").map(|method| {
+                let exact = method.get("exact").and_then(Value::as_str).unwrap_or_default();
+                self.rule(!exact.is_empty(), &path, "method must be exact");
+                exact.to_owned()
+            });
+            found.extend(self.port(&path, one.get("port")).map(|port| (port, method)));
+        }
+        let port = found.first().map(|(port, _)| *port);
+        self.rule(found.iter().all(|(one, _)| Some(*one) == port), path, "must match exactly one port");
         let destinations = self.list(&format!("{path}.route"), route.get("route"));
         // Several need weights (istio `validateWeights`); ours is one, without.
         self.rule(destinations.len() == 1, path, "must have exactly one destination");
@@ -208,7 +277,7 @@ impl Check {
         }
         let acts = route.contains_key("timeout") || route.contains_key("retries");
         self.rule(acts, path, "changes nothing");
-        port
+        found
     }
 
     /// istio `validateHTTPRetry`.

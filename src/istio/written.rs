@@ -56,6 +56,57 @@ pub struct TrafficPolicy {
     /// Ejection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outlier_detection: Option<OutlierDetection>,
+    /// Locality failover, switched off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_balancer: Option<LoadBalancer>,
+    /// Lost on any port that has settings of its own (measured M31).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_budget: Option<RetryBudget>,
+    /// Ports that differ.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub port_level_settings: Vec<PortPolicy>,
+}
+
+/// An entry of `portLevelSettings`. It inherits nothing from the top level, so every block is whole.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortPolicy {
+    /// Service port.
+    pub port: PortSelector,
+    /// Limits and times of connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection_pool: Option<ConnectionPool>,
+    /// Ejection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outlier_detection: Option<OutlierDetection>,
+    /// Locality failover, switched off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_balancer: Option<LoadBalancer>,
+}
+
+/// `loadBalancer`, as far as we say anything of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadBalancer {
+    /// Locality.
+    pub locality_lb_setting: LocalityLbSetting,
+}
+
+/// `loadBalancer.localityLbSetting`: ejection alone switches it on (semantics 4.5).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LocalityLbSetting {
+    /// Always false: on is the mesh's default.
+    pub enabled: bool,
+}
+
+/// `retryBudget`. Without `budgetInterval`, which nearly removes the budget (measured M30).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RetryBudget {
+    /// Always written: unset it was 0.2 instead of 20 in older versions (istio#59504).
+    pub percent: u32,
+    /// 0 would be 3.
+    pub min_retry_concurrency: u32,
 }
 
 /// `connectionPool`: at least one of its halves (istio `validateConnectionPool`).
@@ -80,6 +131,12 @@ pub struct TcpPool {
     /// Envoy cluster `connect_timeout`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_timeout: Option<String>,
+    /// Envoy `tcp_proxy.idle_timeout` and, unless HTTP has its own, `common_http_protocol_options.idle_timeout`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<String>,
+    /// Envoy `max_connection_duration` of both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connection_duration: Option<String>,
 }
 
 /// `connectionPool.http`. Istio reads 0 as unset, so no field is ever 0.
@@ -98,6 +155,9 @@ pub struct HttpPool {
     /// Envoy `max_retries`: under way at a time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_retries: Option<i32>,
+    /// Envoy `common_http_protocol_options.idle_timeout`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<String>,
 }
 
 /// `outlierDetection`. Every field that has a hidden default is written.
@@ -121,6 +181,9 @@ pub struct OutlierDetection {
     pub base_ejection_time: String,
     /// 1..=100; unset would be Envoy's 10, which ejects none of nine.
     pub max_ejection_percent: u32,
+    /// Envoy `healthy_panic_threshold`; unset: 0, which is never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_health_percent: Option<u32>,
 }
 
 /// `networking.istio.io/v1` VirtualService.
@@ -143,20 +206,20 @@ pub struct VirtualService {
 pub struct VirtualServiceSpec {
     /// One fully qualified host.
     pub hosts: Vec<String>,
-    /// One route per HTTP port.
+    /// For each HTTP port one route, or two that differ by method.
     pub http: Vec<HttpRoute>,
 }
 
-/// A route. One per port, matching it: a fixed destination without a match sends the other ports'
+/// A route. At least one per port, matching it: a fixed destination without a match sends the other ports'
 /// traffic astray (measured M43).
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpRoute {
     /// Shows in Envoy's route and access log.
     pub name: String,
-    /// Exactly the port.
+    /// The port; or the port with each of several methods.
     #[serde(rename = "match")]
-    pub matches: Vec<PortMatch>,
+    pub matches: Vec<RouteMatch>,
     /// Exactly one.
     pub route: Vec<RouteDestination>,
     /// Unset: no timeout.
@@ -167,11 +230,21 @@ pub struct HttpRoute {
     pub retries: Option<HttpRetry>,
 }
 
-/// `match` of a route.
+/// One way in which a route matches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct PortMatch {
+pub struct RouteMatch {
     /// Service port.
     pub port: u16,
+    /// Unset: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<ExactMatch>,
+}
+
+/// A text, exactly.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ExactMatch {
+    /// The text.
+    pub exact: &'static str,
 }
 
 /// A weighted destination; the only one, so without weight.
@@ -197,8 +270,8 @@ pub struct PortSelector {
     pub number: u16,
 }
 
-/// `retries` of a route.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// `retries` of a route. As it defaults, nothing is tried again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpRetry {
     /// After the first try. 0 = off, and then nothing else may be set.

@@ -1,43 +1,83 @@
-//! Limits, ejection and connect timeout as a DestinationRule.
+//! Limits, ejection, times of connections and retry budget as a DestinationRule.
 
 use super::metadata;
 use crate::{
+    api::LocalityFailover,
     istio::{
-        ConnectionPool, DestinationRule, DestinationRuleSpec, HttpPool, Kind, OutlierDetection, TcpPool, TrafficPolicy,
+        ConnectionPool, DestinationRule, DestinationRuleSpec, HttpPool, Kind, LoadBalancer, LocalityLbSetting,
+        OutlierDetection, PortPolicy, PortSelector, RetryBudget, TcpPool, TrafficPolicy,
     },
     names,
-    validate::{ResolvedEjection, Valid},
+    validate::{Policy, ResolvedEjection, Valid},
 };
 
 /// `None` if nothing of the policy belongs there: Istio refuses an empty traffic policy.
 pub(super) fn build(valid: &Valid) -> Option<DestinationRule> {
-    let connection_pool = connection_pool(valid);
-    let outlier_detection = valid.ejection.as_ref().map(outlier_detection);
-    if connection_pool.is_none() && outlier_detection.is_none() {
+    let common = traffic_policy(&valid.common);
+    // An entry takes the place of the whole top level for its port (measured M55), also with the blocks
+    // that it leaves out: so it is written only where something differs, and then whole.
+    let ports = valid.ports.iter().filter_map(|(port, policy)| {
+        let own = port_policy(*port, policy);
+        (own != port_policy(*port, &valid.common)).then_some(own)
+    });
+    let policy = TrafficPolicy { port_level_settings: ports.collect(), ..common };
+    if policy == TrafficPolicy::default() {
         return None;
     }
     Some(DestinationRule {
         api_version: names::ISTIO_API_VERSION,
         kind: Kind::DestinationRule.as_str(),
         metadata: metadata(valid),
-        spec: DestinationRuleSpec {
-            host: valid.host.clone(),
-            traffic_policy: TrafficPolicy { connection_pool, outlier_detection },
-        },
+        spec: DestinationRuleSpec { host: valid.host.clone(), traffic_policy: policy },
     })
 }
 
-fn connection_pool(valid: &Valid) -> Option<ConnectionPool> {
-    let limits = valid.limits.clone().unwrap_or_default();
+fn traffic_policy(policy: &Policy) -> TrafficPolicy {
+    // `tcp.idleTimeout` is taken for HTTP as well where `http.idleTimeout` is not set (semantics 3.1).
+    let connection_pool = connection_pool(policy, Scope::All);
+    let budget = policy.retries.as_ref().and_then(|retries| retries.budget);
+    TrafficPolicy {
+        connection_pool,
+        outlier_detection: policy.ejection.as_ref().map(outlier_detection),
+        load_balancer: load_balancer(policy),
+        retry_budget: budget
+            .map(|budget| RetryBudget { percent: budget.percent, min_retry_concurrency: budget.min_concurrency }),
+        port_level_settings: Vec::new(),
+    }
+}
+
+fn port_policy(port: u16, policy: &Policy) -> PortPolicy {
+    PortPolicy {
+        port: PortSelector { number: port },
+        connection_pool: connection_pool(policy, Scope::Port),
+        outlier_detection: policy.ejection.as_ref().map(outlier_detection),
+        load_balancer: load_balancer(policy),
+    }
+}
+
+/// Which half of `connectionPool` carries the idle time: that of TCP acts on listeners as well, which
+/// read the top level alone (istio `pilot/pkg/networking/core/networkfilter.go`).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    All,
+    Port,
+}
+
+fn connection_pool(policy: &Policy, scope: Scope) -> Option<ConnectionPool> {
+    let (limits, timeouts) = (&policy.limits, &policy.timeouts);
+    let idle = |of: Scope| timeouts.idle.as_ref().filter(|_| scope == of).map(ToString::to_string);
     let tcp = TcpPool {
         max_connections: limits.connections,
-        connect_timeout: valid.connect_timeout.as_ref().map(ToString::to_string),
+        connect_timeout: timeouts.connect.as_ref().map(ToString::to_string),
+        idle_timeout: idle(Scope::All),
+        max_connection_duration: timeouts.lifetime.as_ref().map(ToString::to_string),
     };
     let http = HttpPool {
         http1_max_pending_requests: limits.pending_requests,
         http2_max_requests: limits.active_requests,
         max_requests_per_connection: limits.requests_per_connection,
         max_retries: limits.concurrent_retries,
+        idle_timeout: idle(Scope::Port),
     };
     let tcp = (tcp != TcpPool::default()).then_some(tcp);
     let http = (http != HttpPool::default()).then_some(http);
@@ -53,5 +93,12 @@ fn outlier_detection(ejection: &ResolvedEjection) -> OutlierDetection {
         interval: ejection.interval.to_string(),
         base_ejection_time: ejection.base_time.to_string(),
         max_ejection_percent: ejection.max_percent,
+        min_health_percent: ejection.min_healthy_percent,
     }
+}
+
+fn load_balancer(policy: &Policy) -> Option<LoadBalancer> {
+    let failover = policy.ejection.as_ref().and_then(|ejection| ejection.locality_failover);
+    (failover == Some(LocalityFailover::Disabled))
+        .then_some(LoadBalancer { locality_lb_setting: LocalityLbSetting { enabled: false } })
 }

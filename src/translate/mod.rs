@@ -78,7 +78,7 @@ fn metadata(valid: &Valid) -> Metadata {
         block_owner_deletion: None,
     });
     Metadata {
-        name: names::generated_name(&valid.target.name),
+        name: names::generated_name(&valid.target),
         namespace: valid.owner.namespace.clone(),
         labels,
         owner_references: owner.into_iter().collect(),

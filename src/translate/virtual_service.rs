@@ -1,40 +1,66 @@
-//! Request timeout and retries as a VirtualService: one route per HTTP port.
+//! Request timeout and retries as a VirtualService: one route per HTTP port, two where retries depend
+//! on the method.
 
 use super::metadata;
 use crate::{
-    api::RetryOn,
+    api::{Method, RetryOn},
     istio::{
-        Destination, HttpRetry, HttpRoute, Kind, PortMatch, PortSelector, RouteDestination, VirtualService,
-        VirtualServiceSpec,
+        Destination, ExactMatch, HttpRetry, HttpRoute, Kind, PortSelector, RouteDestination, RouteMatch,
+        VirtualService, VirtualServiceSpec,
     },
     names,
-    validate::{ResolvedRetries, Routes, Valid},
+    validate::{Policy, ResolvedRetries, Valid},
 };
 
 /// `None` if no route is asked for: a VirtualService that changes nothing would still take the host
 /// from any younger one.
 pub(super) fn build(valid: &Valid) -> Option<VirtualService> {
-    let routes = valid.routes.as_ref().filter(|routes| !routes.ports.is_empty())?;
+    if valid.routes.is_empty() {
+        return None;
+    }
     Some(VirtualService {
         api_version: names::ISTIO_API_VERSION,
         kind: Kind::VirtualService.as_str(),
         metadata: metadata(valid),
         spec: VirtualServiceSpec {
             hosts: vec![valid.host.clone()],
-            http: routes.ports.iter().map(|port| route(*port, &valid.host, routes)).collect(),
+            http: valid.routes.iter().flat_map(|port| routes(*port, &valid.host, valid.of_port(*port))).collect(),
         },
     })
 }
 
-fn route(port: u16, host: &str, routes: &Routes) -> HttpRoute {
+/// A split by method has a second route that takes every other call: without it they would get 404
+/// (measured M45). Those are not tried again at all, also not by the mesh's default.
+fn routes(port: u16, host: &str, policy: &Policy) -> Vec<HttpRoute> {
+    let retries = policy.retries.as_ref();
+    let methods = retries.map(|retries| retries.methods.as_slice()).unwrap_or_default();
+    let any = RouteMatch { port, method: None };
+    if methods.is_empty() {
+        return vec![route(names::route_name(port), vec![any], port, host, policy, retries.map(retry))];
+    }
+    let of = |method: &Method| RouteMatch { port, method: Some(ExactMatch { exact: method.name() }) };
+    let matches = methods.iter().map(of).collect();
+    vec![
+        route(names::retried_route_name(port), matches, port, host, policy, retries.map(retry)),
+        route(names::route_name(port), vec![any], port, host, policy, Some(HttpRetry::default())),
+    ]
+}
+
+fn route(
+    name: String,
+    matches: Vec<RouteMatch>,
+    port: u16,
+    host: &str,
+    policy: &Policy,
+    retries: Option<HttpRetry>,
+) -> HttpRoute {
+    let destination = Destination { host: host.to_owned(), port: PortSelector { number: port } };
     HttpRoute {
-        name: names::route_name(port),
-        matches: vec![PortMatch { port }],
-        route: vec![RouteDestination {
-            destination: Destination { host: host.to_owned(), port: PortSelector { number: port } },
-        }],
-        timeout: routes.timeout.as_ref().map(ToString::to_string),
-        retries: routes.retries.as_ref().map(retry),
+        name,
+        matches,
+        route: vec![RouteDestination { destination }],
+        timeout: policy.timeouts.request.as_ref().map(ToString::to_string),
+        retries,
     }
 }
 

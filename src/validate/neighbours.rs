@@ -3,9 +3,9 @@
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::{Owner, Settings};
+use super::{Owner, Settings, Valid};
 use crate::{
-    api::{Resilience, ResilienceSpec, TargetRef},
+    api::Resilience,
     istio::{Existing, Kind},
     names,
     observed::Rival,
@@ -18,6 +18,8 @@ pub(super) struct Neighbours {
     pub(super) routes_owner: Option<String>,
     /// Younger DestinationRules for the host, which Istio ignores beside ours.
     pub(super) ignored_rules: Vec<String>,
+    /// VirtualServices that bring calls in from a gateway, and that gateway.
+    pub(super) gateways: Vec<(String, String)>,
 }
 
 /// The kinds that a spec asks for: an object in the way of one that is not generated is in nobody's way.
@@ -30,16 +32,6 @@ pub(super) struct Wants {
 }
 
 impl Wants {
-    pub(super) fn of(spec: &ResilienceSpec) -> Self {
-        let timeouts = spec.timeouts.as_ref();
-        Self {
-            rule: spec.limits.is_some()
-                || spec.ejection.is_some()
-                || timeouts.is_some_and(|timeouts| timeouts.connect.is_some()),
-            routes: spec.retries.is_some() || timeouts.is_some_and(|timeouts| timeouts.request.is_some()),
-        }
-    }
-
     const fn want(self, kind: Kind) -> bool {
         match kind {
             Kind::DestinationRule => self.rule,
@@ -66,20 +58,19 @@ pub(super) fn winner<'a>(resilience: &Resilience, rivals: &'a [Rival]) -> Option
 /// # Errors
 /// The sentence for a conflict: whose object is in the way, and what to do.
 pub(super) fn look(
-    owner: &Owner,
-    target: &TargetRef,
-    host: &str,
+    valid: &Valid,
     wants: Wants,
     existing: &[Existing],
     settings: &Settings,
 ) -> Result<Neighbours, String> {
-    let name = names::generated_name(&target.name);
+    let (owner, host) = (&valid.owner, &valid.host);
+    let name = names::generated_name(&valid.target);
     let (ours, others): (Vec<_>, Vec<_>) = existing.iter().partition(|object| is_ours(object, owner));
     let others = others.into_iter().filter(|object| !object.deleting && wants.want(object.kind));
     let mut neighbours = Neighbours::default();
     for other in others {
         let whole = format!("{} {}/{}", other.kind, other.namespace, other.name);
-        let for_host = other.hosts(&settings.cluster_domain).iter().any(|one| one == host);
+        let for_host = other.hosts(&settings.cluster_domain).contains(host);
         match other.kind {
             Kind::DestinationRule if for_host && !other.has_workload_selector() => {
                 let our_rule = ours.iter().find(|object| object.kind == Kind::DestinationRule && object.name == name);
@@ -92,6 +83,12 @@ pub(super) fn look(
                 }
             }
             Kind::VirtualService if for_host && other.binds_mesh() => neighbours.routes_owner = Some(whole),
+            Kind::VirtualService if other.name != name => {
+                let brings_in = for_host || other.destinations(&settings.cluster_domain).contains(host);
+                neighbours
+                    .gateways
+                    .extend(other.gateways().into_iter().filter(|_| brings_in).map(|g| (whole.clone(), g)));
+            }
             _ if other.name == name => {
                 return Err(format!(
                     "{whole} has the name that this policy needs and is not ours: rename or delete it"

@@ -1,184 +1,131 @@
 //! What is legal but will surprise, with the numbers of now.
+//!
+//! Said once for all ports without an entry of their own, and for a port with one only if it is not the
+//! same sentence.
 
-use super::{ResolvedEjection, ResolvedRetries, Valid, neighbours::Neighbours};
+mod ejection;
+mod limits;
+mod mesh;
+mod retries;
+
+use super::{
+    neighbours::Neighbours,
+    valid::{Policy, Valid},
+};
 use crate::{
-    api::{PerClientLimits, RetryOn, Warning, warnings::Code},
-    observed::{Discovery, ServiceView},
-    validate::{ejectable, http_ports},
+    api::{ResilienceSpec, Warning, warnings::Code},
+    observed::{Discovery, Observed, PortView, ServiceView},
 };
 
-pub(super) fn warnings(valid: &Valid, service: Option<&ServiceView>, neighbours: &Neighbours) -> Vec<Warning> {
-    let mut warnings = Vec::new();
-    let mut warn = |code, message: String| warnings.push(Warning { code, message });
-    if let Some(limits) = &valid.limits {
-        per_client(limits, valid, service, &mut warn);
-    }
-    if let Some(resolved) = &valid.ejection {
-        ejection(resolved, valid.endpoints, service, &mut warn);
-    }
-    if let Some(resolved) = valid.routes.as_ref().and_then(|routes| routes.retries.as_ref()) {
-        let bounded = valid.limits.as_ref().is_some_and(|limits| limits.concurrent_retries.is_some());
-        retries(resolved, surplus(valid, service) == Some(Surplus::Refused) && !bounded, &mut warn);
-    }
-    if let Some(other) = &neighbours.routes_owner {
-        warn(
-            Code::RoutesOwnedByAnother,
-            format!(
-                "{other} has the host, and a proxy takes the routes of one VirtualService only: timeouts.request and retries are not generated; put them there"
-            ),
-        );
-    }
-    for other in &neighbours.ignored_rules {
-        warn(
-            Code::YoungerRuleIgnored,
-            format!(
-                "{other} is for the same host and younger: Istio ignores its traffic policy beside ours; delete it"
-            ),
-        );
-    }
-    warnings.sort_by_key(|warning| warning.code);
-    warnings
-}
-
-fn per_client(
-    limits: &PerClientLimits,
+pub(super) fn warnings(
+    spec: &ResilienceSpec,
     valid: &Valid,
     service: Option<&ServiceView>,
-    warn: &mut impl FnMut(Code, String),
-) {
-    if let Some(surplus) = surplus(valid, service) {
-        let numbers = [
-            ("connections", limits.connections),
-            ("pendingRequests", limits.pending_requests),
-            ("activeRequests", limits.active_requests),
-        ];
-        let shared: Vec<String> =
-            numbers.iter().filter_map(|(name, value)| value.map(|value| format!("{name} {value}"))).collect();
-        let shared = shared.join(", ");
-        let fate = match surplus {
-            Surplus::Refused => "the surplus gets 503",
-            Surplus::Waits => "the surplus waits there",
-            Surplus::Closed => "the surplus is closed at once",
-        };
-        warn(
-            Code::PerClientLimitsServer,
-            format!(
-                "Istio puts perClient on each server's own proxy too, where all clients share it: with N client proxies up to N × ({shared}) meet a server that takes {shared}, and {fate} although each client keeps its limit"
-            ),
-        );
-        if valid.ejection.is_some() && surplus == Surplus::Refused {
-            warn(
-                Code::PerClientLimitsEject,
-                "with ejection on, those 503 of a busy server count as its failures: clients eject healthy endpoints, and a limit becomes an outage".to_owned(),
-            );
+    observed: &Observed,
+    neighbours: &Neighbours,
+) -> Vec<Warning> {
+    let mut all = Warnings::default();
+    for group in groups(spec, valid, service) {
+        let here = Here { group: &group, valid, service, observed };
+        limits::warn(&here, &mut all);
+        ejection::warn(&here, &mut all);
+        retries::warn(&here, &mut all);
+    }
+    mesh::warn(valid, service, observed, neighbours, &mut all);
+    all.said.sort_by_key(|said| said.code);
+    let warning = |said: Said| Warning { code: said.code, message: format!("{}{}", said.prefix, said.message) };
+    all.said.into_iter().map(warning).collect()
+}
+
+/// Ports that one policy holds for.
+struct Group<'a> {
+    /// What a sentence about it begins with; empty for the common policy.
+    prefix: String,
+    policy: &'a Policy,
+    /// Empty where the target is not known: then anything may be there.
+    ports: Vec<PortView>,
+}
+
+fn groups<'a>(spec: &ResilienceSpec, valid: &'a Valid, service: Option<&ServiceView>) -> Vec<Group<'a>> {
+    let ports = service.map(|service| service.ports.clone()).unwrap_or_default();
+    let (own, common): (Vec<_>, Vec<_>) = ports.into_iter().partition(|port| valid.ports.contains_key(&port.number));
+    let mut groups = Vec::new();
+    if service.is_none() || !common.is_empty() || own.is_empty() {
+        groups.push(Group { prefix: String::new(), policy: &valid.common, ports: common });
+    }
+    groups.extend(spec.ports.iter().filter_map(|entry| {
+        let policy = valid.ports.get(&entry.port)?;
+        let ports = own.iter().filter(|port| port.number == entry.port).copied().collect();
+        Some(Group { prefix: format!("port {}: ", entry.port), policy, ports })
+    }));
+    groups
+}
+
+/// What a sentence about a group may rest on.
+struct Here<'a> {
+    group: &'a Group<'a>,
+    valid: &'a Valid,
+    service: Option<&'a ServiceView>,
+    observed: &'a Observed,
+}
+
+impl Here<'_> {
+    fn policy(&self) -> &Policy {
+        self.group.policy
+    }
+
+    /// Whether a port of the group carries HTTP, or may: not known counts as HTTP.
+    fn speaks_http(&self) -> bool {
+        self.group.ports.is_empty() || self.group.ports.iter().any(|port| port.protocol.is_http())
+    }
+
+    /// Numbers of the group's ports that are `such`.
+    fn ports(&self, such: impl Fn(&PortView) -> bool) -> Vec<u16> {
+        self.group.ports.iter().filter(|port| such(port)).map(|port| port.number).collect()
+    }
+
+    /// Whether servers may have proxies of their own, on which a rule acts as well: hosts outside of
+    /// the mesh have none.
+    fn servers_have_proxies(&self) -> bool {
+        self.service.is_none_or(|service| {
+            matches!(
+                service.discovery,
+                Discovery::ClusterIp | Discovery::Headless | Discovery::ExternalName | Discovery::Selected
+            )
+        })
+    }
+}
+
+/// One sentence.
+struct Said {
+    code: Code,
+    prefix: String,
+    message: String,
+}
+
+#[derive(Default)]
+struct Warnings {
+    said: Vec<Said>,
+}
+
+impl Warnings {
+    fn add(&mut self, here: &Here<'_>, code: Code, message: impl Into<String>) {
+        self.say(&here.group.prefix, code, message.into());
+    }
+
+    fn say(&mut self, prefix: &str, code: Code, message: String) {
+        if !self.said.iter().any(|said| said.code == code && said.message == message) {
+            self.said.push(Said { code, prefix: prefix.to_owned(), message });
         }
     }
-    if limits.connections.is_some() && limits.pending_requests.is_none() && speaks_http(service) {
-        warn(
-            Code::ConnectionsQueue,
-            "connections alone refuses no HTTP request: surplus ones queue without bound; set pendingRequests as well"
-                .to_owned(),
-        );
-    }
 }
 
-fn ejection(
-    ejection: &ResolvedEjection,
-    endpoints: Option<u32>,
-    service: Option<&ServiceView>,
-    warn: &mut impl FnMut(Code, String),
-) {
-    let percent = ejection.max_percent;
-    if let Some(endpoints) = endpoints.filter(|endpoints| *endpoints > 0) {
-        let share = format!("maxPercent {percent} of {}", count(endpoints));
-        let out = ejectable(endpoints, percent);
-        if out == 0 {
-            warn(Code::EjectsNone, format!("{share} ejects none: {}", ejects_none_cure(endpoints)));
-        } else if out == endpoints {
-            warn(
-                Code::EjectsAll,
-                format!(
-                    "{share} lets all be ejected: then every call gets 503 until one returns; {}",
-                    ejects_all_cure(endpoints)
-                ),
-            );
-        }
-    }
-    if service.is_some_and(|service| service.discovery == Discovery::Headless) {
-        warn(
-            Code::HeadlessEjection,
-            "the Service is headless: clients pick the endpoint by address, so ejections are counted and change nothing; use a Service with a cluster IP".to_owned(),
-        );
-    }
-}
-
-/// `amplified`: a server refuses by its own limit, and nothing bounds the retries under way.
-fn retries(retries: &ResolvedRetries, amplified: bool, warn: &mut impl FnMut(Code, String)) {
-    let repeats_timeouts = |on: &RetryOn| matches!(on, RetryOn::Reset | RetryOn::Http5xx | RetryOn::GatewayError);
-    if retries.per_try_timeout.is_some() && !retries.retry_on.iter().any(repeats_timeouts) {
-        warn(
-            Code::PerTryTimeoutNotRetried,
-            "a try that runs into perTryTimeout is not tried again, because retryOn has none of Reset, 5xx, GatewayError: it only shortens the call; add Reset if the calls may be repeated".to_owned(),
-        );
-    }
-    let repeats_503 = retries.retry_on.iter().any(|on| matches!(on, RetryOn::Http5xx | RetryOn::GatewayError))
-        || retries.status_codes.contains(&503);
-    if retries.attempts > 0 && repeats_503 && amplified {
-        warn(
-            Code::RetriesAmplifyOverflow,
-            format!(
-                "a server that refuses by its own limit answers 503, and 503 is tried again: up to {} tries per call when it is busiest; bound them with limits.perClient.concurrentRetries",
-                retries.attempts + 1
-            ),
-        );
-    }
-}
-
-/// What becomes of what a server's own proxy does not take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Surplus {
-    /// 503 at once.
-    Refused,
-    /// Queued: `maxConnections` alone refuses no HTTP request (measured M6).
-    Waits,
-    /// The connection is closed (Envoy `tcp_proxy` checks `max_connections` first).
-    Closed,
-}
-
-/// `None` if the server's own proxy limits nothing: `requestsPerConnection` and `concurrentRetries`
-/// refuse nothing there, and `activeRequests` counts HTTP requests only.
-fn surplus(valid: &Valid, service: Option<&ServiceView>) -> Option<Surplus> {
-    let limits = valid.limits.as_ref()?;
-    if speaks_http(service) {
-        let refuses = limits.pending_requests.is_some() || limits.active_requests.is_some();
-        refuses.then_some(Surplus::Refused).or(limits.connections.map(|_| Surplus::Waits))
-    } else {
-        limits.connections.or(limits.pending_requests).map(|_| Surplus::Closed)
-    }
-}
-
-/// Whether a port of the Service carries HTTP, or may: not known counts as HTTP.
-fn speaks_http(service: Option<&ServiceView>) -> bool {
-    service.is_none_or(|service| !http_ports(service).is_empty())
-}
-
-fn count(endpoints: u32) -> String {
-    if endpoints == 1 { "1 endpoint".to_owned() } else { format!("{endpoints} endpoints") }
-}
-
-fn ejects_none_cure(endpoints: u32) -> String {
-    if endpoints == 1 {
-        "the only endpoint cannot be left out without an outage; add endpoints".to_owned()
-    } else {
-        format!("set at least {}", 100_u32.div_ceil(endpoints))
-    }
-}
-
-fn ejects_all_cure(endpoints: u32) -> String {
-    if endpoints == 1 {
-        "add endpoints, or set less than 100".to_owned()
-    } else {
-        // The largest share that leaves one endpoint in: floor(n × p / 100) = n − 1.
-        format!("set at most {}", (100 * endpoints - 1) / endpoints)
+/// `port 80`, `ports 80 and 443`.
+fn named(ports: &[u16]) -> String {
+    let numbers: Vec<String> = ports.iter().map(ToString::to_string).collect();
+    match &numbers[..] {
+        [one] => format!("port {one}"),
+        [first @ .., last] => format!("ports {} and {last}", first.join(", ")),
+        [] => String::new(),
     }
 }

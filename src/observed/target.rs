@@ -1,0 +1,136 @@
+//! What matters of a target: a Service or a ServiceEntry.
+
+use k8s_openapi::api::core::v1::Service;
+use serde_json::Value;
+
+use super::{Endpoints, WAYPOINT, uses_waypoint};
+use crate::istio::{Protocol, entry_protocol, port_protocol};
+
+/// What matters of a Service or a ServiceEntry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceView {
+    /// Hosts that a ServiceEntry declares, in lower case; a Service has one that follows from its name.
+    pub hosts: Vec<String>,
+    /// How clients find its endpoints.
+    pub discovery: Discovery,
+    /// Its ports, in order.
+    pub ports: Vec<PortView>,
+    /// Endpoints that it lists itself: those of a static ServiceEntry.
+    pub listed: Option<Endpoints>,
+    /// Whether it uses a waypoint ([`WAYPOINT`]); `None`: as its namespace does.
+    pub waypoint: Option<bool>,
+}
+
+/// How clients find the endpoints of a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discovery {
+    /// A cluster IP: proxies are sent the endpoints and balance over them.
+    ClusterIp,
+    /// Headless: the client picks the endpoint by its address, so ejection has no effect.
+    Headless,
+    /// An alias of another host: Istio gives it no cluster of its own.
+    ExternalName,
+    /// `resolution: STATIC` with endpoints in the ServiceEntry itself.
+    Static,
+    /// `resolution: STATIC` with a `workloadSelector`: endpoints are pods and `WorkloadEntries`.
+    Selected,
+    /// `resolution: DNS`: each proxy resolves the names and balances over all addresses.
+    Dns,
+    /// `resolution: DNS_ROUND_ROBIN`: one logical endpoint behind a name.
+    DnsRoundRobin,
+    /// `resolution: NONE`: the client picks the endpoint by its address.
+    Passthrough,
+}
+
+impl Discovery {
+    /// Whether the client itself picks the endpoint: then ejections are counted and change nothing
+    /// (measured M60).
+    #[must_use]
+    pub const fn client_picks(self) -> bool {
+        matches!(self, Self::Headless | Self::Passthrough)
+    }
+
+    /// Whether the number of endpoints can be known at all.
+    #[must_use]
+    pub const fn is_countable(self) -> bool {
+        !matches!(self, Self::Selected | Self::Dns | Self::Passthrough)
+    }
+}
+
+/// A port of the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortView {
+    /// Port of the Service, not of the pods.
+    pub number: u16,
+    /// What istiod takes it for.
+    pub protocol: Protocol,
+}
+
+impl From<&Service> for ServiceView {
+    fn from(service: &Service) -> Self {
+        let spec = service.spec.as_ref();
+        let discovery = match spec {
+            Some(spec) if spec.type_.as_deref() == Some("ExternalName") => Discovery::ExternalName,
+            Some(spec) if spec.cluster_ip.as_deref() == Some("None") => Discovery::Headless,
+            _ => Discovery::ClusterIp,
+        };
+        let ports = spec.and_then(|spec| spec.ports.as_ref()).into_iter().flatten().filter_map(|port| {
+            let number = u16::try_from(port.port).ok()?;
+            let protocol =
+                port_protocol(number, port.name.as_deref(), port.protocol.as_deref(), port.app_protocol.as_deref());
+            Some(PortView { number, protocol })
+        });
+        let labels = service.metadata.labels.as_ref();
+        let waypoint = labels.and_then(|labels| labels.get(WAYPOINT));
+        Self {
+            hosts: Vec::new(),
+            discovery,
+            ports: ports.collect(),
+            listed: None,
+            waypoint: waypoint.map(|name| uses_waypoint(Some(name))),
+        }
+    }
+}
+
+impl ServiceView {
+    /// From the spec of a ServiceEntry, as leniently as other people's objects are read
+    /// (istio `pilot/pkg/serviceregistry/serviceentry/conversion.go`).
+    #[must_use]
+    pub fn of_entry(spec: &Value, waypoint: Option<&str>) -> Self {
+        let list = |key: &str| spec.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let hosts = list("hosts").iter().filter_map(Value::as_str).map(str::to_ascii_lowercase).collect();
+        let ports = list("ports").iter().filter_map(|port| {
+            let number = port.get("number").and_then(Value::as_u64).and_then(|number| u16::try_from(number).ok())?;
+            let protocol = port.get("protocol").and_then(Value::as_str).unwrap_or_default();
+            Some(PortView { number, protocol: entry_protocol(protocol) })
+        });
+        let endpoints = list("endpoints");
+        let selects = spec.get("workloadSelector").is_some_and(|selector| !selector.is_null());
+        let discovery = match spec.get("resolution").and_then(Value::as_str).unwrap_or("NONE") {
+            "STATIC" if selects => Discovery::Selected,
+            "STATIC" => Discovery::Static,
+            "DNS" => Discovery::Dns,
+            "DNS_ROUND_ROBIN" => Discovery::DnsRoundRobin,
+            _ => Discovery::Passthrough,
+        };
+        let localities = endpoints.iter().map(|endpoint| endpoint.get("locality").and_then(Value::as_str));
+        let listed = match discovery {
+            Discovery::Static => Some(Endpoints::listed(localities)),
+            Discovery::DnsRoundRobin => Some(Endpoints::of(1)),
+            _ => None,
+        };
+        Self {
+            hosts,
+            discovery,
+            ports: ports.collect(),
+            listed,
+            waypoint: waypoint.map(|name| uses_waypoint(Some(name))),
+        }
+    }
+
+    /// Numbers of the ports whose calls proxies can see, so that routes apply.
+    #[must_use]
+    pub fn http_ports(&self) -> Vec<u16> {
+        self.ports.iter().filter(|port| port.protocol.is_http()).map(|port| port.number).collect()
+    }
+}

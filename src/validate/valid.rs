@@ -1,0 +1,164 @@
+//! What a legal spec means here and now.
+
+use std::collections::BTreeMap;
+
+use super::{Violation, arithmetic::ejectable, neighbours::Wants};
+use crate::api::{
+    Duration, EffectiveValue, LocalityFailover, Method, Mode, PerClientLimits, RetryOn, TargetRef, Timeouts, Warning,
+};
+
+/// A policy that can be translated: every value decided, nothing left to refuse.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Valid {
+    /// The policy that owns what is generated.
+    pub owner: Owner,
+    /// Whether it acts.
+    pub mode: Mode,
+    /// Its target.
+    pub target: TargetRef,
+    /// Fully qualified host of the target.
+    pub host: String,
+    /// Endpoints that client proxies are sent; `None` where they cannot be counted, and offline
+    /// without EndpointSlices.
+    pub endpoints: Option<u32>,
+    /// What holds for every port without an entry of its own.
+    pub common: Policy,
+    /// Ports with an entry of their own: all that holds for each.
+    pub ports: BTreeMap<u16, Policy>,
+    /// HTTP ports that get a route, in the order of the target.
+    pub routes: Vec<u16>,
+    /// Every value with its origin.
+    pub effective: Vec<EffectiveValue>,
+    /// What is legal but will surprise.
+    pub warnings: Vec<Warning>,
+    /// What could not be decided because it was not observed. Always empty in the cluster; offline
+    /// `render` refuses by these, and `validate` does not mind.
+    pub unknowns: Vec<Violation>,
+}
+
+impl Valid {
+    /// What holds for a port.
+    #[must_use]
+    pub fn of_port(&self, port: u16) -> &Policy {
+        self.ports.get(&port).unwrap_or(&self.common)
+    }
+
+    /// All policies: the common one, then those of ports.
+    pub(super) fn policies(&self) -> impl Iterator<Item = &Policy> {
+        std::iter::once(&self.common).chain(self.ports.values())
+    }
+
+    /// How many endpoints may be ejected at a time: of several policies by port, the most. `None` where
+    /// nothing ejects, or endpoints cannot be counted.
+    #[must_use]
+    pub fn ejectable(&self) -> Option<u32> {
+        let endpoints = self.endpoints?;
+        let ejections = self.policies().filter_map(|policy| policy.ejection.as_ref());
+        ejections.map(|ejection| ejectable(endpoints, ejection.max_percent)).max()
+    }
+
+    pub(super) fn wants(&self) -> Wants {
+        Wants { rule: self.policies().any(Policy::wants_rule), routes: self.policies().any(Policy::wants_routes) }
+    }
+
+    /// Another object has the routes of the host.
+    pub(super) fn leave_routes(&mut self) {
+        self.routes.clear();
+        self.unknowns.retain(|unknown| unknown.path != "spec.timeouts.request" && unknown.path != "spec.retries");
+    }
+}
+
+/// Who owns generated objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Name of the `Resilience`.
+    pub name: String,
+    /// Its namespace, and that of everything generated.
+    pub namespace: String,
+    /// Its uid; `None` offline.
+    pub uid: Option<String>,
+}
+
+/// What holds for a port, every value decided.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Limits of each client proxy.
+    pub limits: PerClientLimits,
+    /// Ejection with its fill-ins.
+    pub ejection: Option<ResolvedEjection>,
+    /// Timeouts; `request` is the route's.
+    pub timeouts: Timeouts,
+    /// Retries; `None` leaves the mesh's default.
+    pub retries: Option<ResolvedRetries>,
+}
+
+impl Policy {
+    /// Whether anything of it belongs in a DestinationRule.
+    #[must_use]
+    pub fn wants_rule(&self) -> bool {
+        let Timeouts { connect, request: _, idle, lifetime } = &self.timeouts;
+        self.limits != PerClientLimits::default()
+            || self.ejection.is_some()
+            || connect.is_some()
+            || idle.is_some()
+            || lifetime.is_some()
+            || self.retries.as_ref().is_some_and(|retries| retries.budget.is_some())
+    }
+
+    /// Whether anything of it belongs in a VirtualService.
+    #[must_use]
+    pub const fn wants_routes(&self) -> bool {
+        self.timeouts.request.is_some() || self.retries.is_some()
+    }
+}
+
+/// Ejection with every value decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedEjection {
+    /// 0 = off.
+    pub consecutive_5xx: u32,
+    /// 0 = off.
+    pub consecutive_gateway: u32,
+    /// Splits local-origin failures from answers when set.
+    pub consecutive_local_origin: Option<u32>,
+    /// Time between two sweeps.
+    pub interval: Duration,
+    /// Length of the first ejection.
+    pub base_time: Duration,
+    /// 1..=100.
+    pub max_percent: u32,
+    /// Whether an unset `max_percent` follows the number of endpoints, or could not.
+    pub counted: bool,
+    /// 0..=100; `None` is 0, which is never.
+    pub min_healthy_percent: Option<u32>,
+    /// `None` leaves the mesh's setting, as `Inherit` does.
+    pub locality_failover: Option<LocalityFailover>,
+}
+
+/// Retries with every value decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedRetries {
+    /// 0 = off; then everything else is empty.
+    pub attempts: i32,
+    /// The whole list.
+    pub retry_on: Vec<RetryOn>,
+    /// Besides.
+    pub status_codes: Vec<u16>,
+    /// Empty: all.
+    pub methods: Vec<Method>,
+    /// Of one try.
+    pub per_try_timeout: Option<Duration>,
+    /// Before the first retry.
+    pub backoff: Option<Duration>,
+    /// Of the host, not of a route.
+    pub budget: Option<Budget>,
+}
+
+/// Retries under way at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Of the calls under way.
+    pub percent: u32,
+    /// Allowed in any case.
+    pub min_concurrency: u32,
+}

@@ -1,0 +1,129 @@
+//! Limits of each client.
+
+use super::{Here, Warnings, named};
+use crate::{api::warnings::Code, istio::Protocol, validate::valid::Policy};
+
+pub(super) fn warn(here: &Here<'_>, all: &mut Warnings) {
+    let limits = &here.policy().limits;
+    if here.servers_have_proxies() {
+        server_side(here, all);
+    }
+    if limits.connections.is_some() && limits.pending_requests.is_none() && here.speaks_http() {
+        all.add(
+            here,
+            Code::ConnectionsQueue,
+            "connections alone refuses no HTTP request: surplus ones queue without bound; set pendingRequests as well",
+        );
+    }
+    without_effect(here, all);
+}
+
+fn server_side(here: &Here<'_>, all: &mut Warnings) {
+    let (policy, limits) = (here.policy(), &here.policy().limits);
+    let Some(surplus) = surplus(policy, here.speaks_http()) else { return };
+    let numbers = [
+        ("connections", limits.connections),
+        ("pendingRequests", limits.pending_requests),
+        ("activeRequests", limits.active_requests),
+    ];
+    let shared: Vec<String> =
+        numbers.iter().filter_map(|(name, value)| value.map(|value| format!("{name} {value}"))).collect();
+    let shared = shared.join(", ");
+    let fate = match surplus {
+        Surplus::Refused => "the surplus gets 503",
+        Surplus::Waits => "the surplus waits there",
+        Surplus::Closed => "the surplus is closed at once",
+    };
+    all.add(
+        here,
+        Code::PerClientLimitsServer,
+        format!(
+            "Istio puts perClient on each server's own proxy too, where all clients share it: with N client proxies up to N × ({shared}) meet a server that takes {shared}, and {fate} although each client keeps its limit"
+        ),
+    );
+    if policy.ejection.is_some() && surplus == Surplus::Refused {
+        all.add(
+            here,
+            Code::PerClientLimitsEject,
+            "with ejection on, those 503 of a busy server count as its failures: clients eject healthy endpoints, and a limit becomes an outage",
+        );
+    }
+}
+
+/// Limits that the protocol of a port makes meaningless (semantics 3.1, 3.4).
+fn without_effect(here: &Here<'_>, all: &mut Warnings) {
+    let limits = &here.policy().limits;
+    let set = |fields: &[(&str, bool)]| -> Vec<String> {
+        fields.iter().filter(|(_, set)| *set).map(|(name, _)| (*name).to_owned()).collect()
+    };
+    let of_requests = set(&[
+        ("activeRequests", limits.active_requests.is_some()),
+        ("requestsPerConnection", limits.requests_per_connection.is_some()),
+        ("concurrentRetries", limits.concurrent_retries.is_some()),
+    ]);
+    let opaque = here.ports(|port| port.protocol == Protocol::Opaque);
+    if !opaque.is_empty() && !of_requests.is_empty() {
+        all.add(
+            here,
+            Code::LimitsWithoutEffect,
+            format!(
+                "{} carries no HTTP that proxies see, so {} does nothing there: use connections",
+                named(&opaque),
+                of_requests.join(", ")
+            ),
+        );
+    }
+    let of_connections =
+        set(&[("connections", limits.connections.is_some()), ("pendingRequests", limits.pending_requests.is_some())]);
+    let shared = here.ports(|port| port.protocol.is_http2());
+    if !shared.is_empty() && !of_connections.is_empty() && limits.active_requests.is_none() {
+        all.add(
+            here,
+            Code::LimitsWithoutEffect,
+            format!(
+                "{} speaks HTTP/2, where one connection carries any number of requests, so {} hardly limits anything there: set activeRequests",
+                named(&shared),
+                of_connections.join(", ")
+            ),
+        );
+    }
+    let sealed = here.ports(|port| port.protocol == Protocol::Tls);
+    if !sealed.is_empty() && (!of_requests.is_empty() || here.policy().ejection.is_some()) {
+        let lost = if of_requests.is_empty() {
+            String::new()
+        } else {
+            format!("{} does nothing there and ", of_requests.join(", "))
+        };
+        all.add(
+            here,
+            Code::SealedPort,
+            format!(
+                "{} carries the application's own TLS, in which proxies see connections and no requests: {lost}ejection sees failed connections only, never an answer",
+                named(&sealed)
+            ),
+        );
+    }
+}
+
+/// What becomes of what a server's own proxy does not take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Surplus {
+    /// 503 at once.
+    Refused,
+    /// Queued: `maxConnections` alone refuses no HTTP request (measured M6).
+    Waits,
+    /// The connection is closed (Envoy `tcp_proxy` checks `max_connections` first).
+    Closed,
+}
+
+/// `None` if the server's own proxy limits nothing: `requestsPerConnection` and `concurrentRetries`
+/// refuse nothing there, and `activeRequests` counts HTTP requests only.
+pub(super) fn surplus(policy: &Policy, speaks_http: bool) -> Option<Surplus> {
+    let limits = &policy.limits;
+    if speaks_http {
+        let refuses = limits.pending_requests.is_some() || limits.active_requests.is_some();
+        refuses.then_some(Surplus::Refused).or(limits.connections.map(|_| Surplus::Waits))
+    } else {
+        limits.connections.or(limits.pending_requests).map(|_| Surplus::Closed)
+    }
+}
