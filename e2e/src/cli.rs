@@ -17,7 +17,7 @@ use crate::doctor::{self, Finding};
 use crate::lab::{Lab, Options};
 use crate::report::Report;
 use crate::sandbox;
-use crate::{demo, operator, scenarios, suite, workloads};
+use crate::{demo, measured, operator, scenarios, suite, workloads};
 
 /// A real Kubernetes node with real Istio, in namespaces of its own.
 #[derive(Debug, Parser)]
@@ -55,6 +55,14 @@ enum Task {
     Scenario {
         /// The scenarios to run, in this order
         names: Vec<String>,
+    },
+    /// Judge what is claimed of Istio itself, on this lab; operator or not
+    Measured {
+        /// Numbers or families: `M27`, `retries`; all if none is named
+        names: Vec<String>,
+        /// Only list them
+        #[arg(long)]
+        list: bool,
     },
     /// The lab's own process 1
     #[command(name = sandbox::INIT_COMMAND, hide = true)]
@@ -117,6 +125,11 @@ pub fn main() -> Result<ExitCode> {
         Task::Doctor => examine(),
         Task::Demo { picture } => demo::run(&Checkout::find()?, picture.as_deref()).map(|()| ExitCode::SUCCESS),
         Task::Test => suite::run(&Checkout::find()?),
+        Task::Measured { list: true, .. } => {
+            measured::list();
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Measured { names, list: false } => measured::run(&Checkout::find()?, &names),
         Task::Scenario { names } => scenarios::run(&Checkout::find()?, &names),
     }
 }

@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use crate::checkout::Checkout;
 use crate::lab::{Lab, Options};
+use crate::measured;
 use crate::report::{Report, seconds};
 use crate::scenarios::{self, Scenario};
 
@@ -46,6 +47,12 @@ pub fn run(checkout: &Checkout) -> Result<ExitCode> {
     };
     stages.push(Stage { name: "lab", took: begun.elapsed(), passed: 1, failed: 0 });
     stages.push(play(checkout, &report, "scenarios", scenarios::ON_THE_LAB));
+    stages.push(timed("measured", &report, || {
+        measured::judge(checkout, &report, &[]).unwrap_or_else(|error| {
+            report.note(&format!("{error:#}"));
+            (0, 1)
+        })
+    }));
     drop(lab);
     if started {
         let begun = Instant::now();
