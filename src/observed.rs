@@ -83,7 +83,7 @@ impl Membership {
 /// The label that names a waypoint, on a Service, a ServiceEntry or a namespace.
 pub const WAYPOINT: &str = "istio.io/use-waypoint";
 
-/// `none` opts out (istio `constants.AmbientUseWaypointLabel`).
+/// `none` opts out (istio.io/api `label.IoIstioUseWaypoint`).
 pub(crate) fn uses_waypoint(label: Option<&str>) -> bool {
     label.is_some_and(|waypoint| !waypoint.is_empty() && waypoint != "none")
 }

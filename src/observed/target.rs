@@ -9,7 +9,7 @@ use crate::istio::{Protocol, entry_protocol, port_protocol};
 /// What matters of a Service or a ServiceEntry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceView {
-    /// Hosts that a ServiceEntry declares, in lower case; a Service has one that follows from its name.
+    /// Hosts that a ServiceEntry declares; a Service has one that follows from its name.
     pub hosts: Vec<String>,
     /// How clients find its endpoints.
     pub discovery: Discovery,
@@ -98,7 +98,7 @@ impl ServiceView {
     #[must_use]
     pub fn of_entry(spec: &Value, waypoint: Option<&str>) -> Self {
         let list = |key: &str| spec.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        let hosts = list("hosts").iter().filter_map(Value::as_str).map(str::to_ascii_lowercase).collect();
+        let hosts = list("hosts").iter().filter_map(Value::as_str).map(str::to_owned).collect();
         let ports = list("ports").iter().filter_map(|port| {
             let number = port.get("number").and_then(Value::as_u64).and_then(|number| u16::try_from(number).ok())?;
             let protocol = port.get("protocol").and_then(Value::as_str).unwrap_or_default();
