@@ -243,6 +243,7 @@ prop_compose! {
             Discovery::DnsRoundRobin,
             Discovery::Passthrough,
         ]),
+        prefers_near in any::<bool>(),
         http in sample::select(vec![Protocol::Http, Protocol::Http2, Protocol::Grpc, Protocol::Sniffed]),
         others in collection::vec((10_000..=u16::MAX, 0..7_usize), 0..4),
     ) -> ServiceView {
@@ -259,7 +260,7 @@ prop_compose! {
         ports.extend(others.into_iter().map(|(number, kind)| PortView { number, protocol: kinds[kind] }));
         ports.sort_by_key(|port| port.number);
         ports.dedup_by_key(|port| port.number);
-        ServiceView { hosts: vec!["api.example.com".to_owned()], discovery, ports, listed: None, waypoint: None }
+        ServiceView { hosts: vec!["api.example.com".to_owned()], discovery, ports, listed: None, waypoint: None, prefers_near }
     }
 }
 

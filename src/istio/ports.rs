@@ -7,8 +7,8 @@ pub enum Protocol {
     Http,
     /// HTTP/2 by declaration: likewise; one connection carries many requests.
     Http2,
-    /// gRPC or gRPC-Web, to Istio HTTP/2 both (`pkg/config/protocol/instance.go`, `IsHTTP2`); calls may be
-    /// streams.
+    /// gRPC, which is HTTP/2; calls may be streams. gRPC-Web as well: proxies turn it into gRPC for the
+    /// server (claims R8a, R8b).
     Grpc,
     /// Undeclared: each connection is looked at, and routes apply to those that speak HTTP.
     Sniffed,

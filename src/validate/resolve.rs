@@ -158,7 +158,7 @@ pub(super) fn resolve(
         mode: spec.mode,
         target: target.clone(),
         host: String::new(),
-        endpoints: sent(observed, common.ejection.as_ref().and_then(|ejection| ejection.min_healthy_percent)),
+        endpoints: observed.sent(common.ejection.as_ref().and_then(|ejection| ejection.min_healthy_percent).unwrap_or(0)),
         common,
         ports,
         common_acts,
@@ -175,14 +175,6 @@ pub(super) fn resolve(
         None => valid.unknowns.extend(ports_unknown(&valid)),
     }
     valid
-}
-
-/// Endpoints that proxies are sent: with a share of healthy ones asked for, istiod leaves those out that
-/// are not ready (semantics 4.4), port by port (istio `pilot/pkg/xds/endpoints/endpoint_builder.go`,
-/// `supportsUnhealthyEndpoints`).
-fn sent(observed: &Observed, min_healthy_percent: Option<u32>) -> Option<u32> {
-    let only_ready = min_healthy_percent.unwrap_or(0) > 0;
-    observed.endpoints.map(|endpoints| if only_ready { endpoints.ready } else { endpoints.all })
 }
 
 fn ports_unknown(valid: &Valid) -> Vec<Violation> {
@@ -219,7 +211,7 @@ impl Here<'_> {
 
     fn ejection(&mut self, ejection: &Ejection, path: &str) -> ResolvedEjection {
         let max_percent = ejection.max_percent.unwrap_or_else(|| self.max_percent(ejection, path));
-        let endpoints = sent(self.observed, ejection.min_healthy_percent);
+        let endpoints = self.observed.sent(ejection.min_healthy_percent.unwrap_or(0));
         let picked = self.service.is_some_and(|service| service.discovery.client_picks());
         ResolvedEjection {
             endpoints,
@@ -240,7 +232,7 @@ impl Here<'_> {
         if self.service.is_some_and(|service| !service.discovery.is_countable()) {
             return UNCOUNTED_MAX_PERCENT;
         }
-        let Some(endpoints) = sent(self.observed, ejection.min_healthy_percent) else {
+        let Some(endpoints) = self.observed.sent(ejection.min_healthy_percent.unwrap_or(0)) else {
             self.unknowns.push(Violation::new(
                 format!("{path}.ejection.maxPercent"),
                 "is not set, so it follows the number of endpoints, which is not known here: set it, add the Service's EndpointSlices, or say --endpoints N",

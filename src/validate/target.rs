@@ -39,18 +39,14 @@ fn entry_fault(target: &TargetRef, entry: &ServiceView, cluster_domain: &str) ->
         ));
     };
     let service = format!(".svc.{cluster_domain}");
-    if host.contains(|c: char| c.is_ascii_uppercase()) {
-        // istio `pilot/pkg/model/config.go`, `MostSpecificHostMatch`, compares letter by letter.
-        Some(format!(
-            "{target} has the host {host}, and Istio finds rules letter by letter but calls in lower case: write it in lower case"
-        ))
-    } else if host.starts_with('*') {
+    let plain = host.to_ascii_lowercase();
+    if host.starts_with('*') {
         Some(format!("{target} has the wildcard host {host}: a policy is for one host"))
     } else if !host.contains('.') {
         Some(format!(
             "{target} has the host {host} without a dot, which a rule cannot name: Istio would read it as the Service {host}; give it a full name"
         ))
-    } else if host.ends_with(&service) {
+    } else if plain.ends_with(&service) {
         Some(format!("{target} has the host {host}, which is a Service's: target the Service, in its namespace"))
     } else {
         None

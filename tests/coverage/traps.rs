@@ -16,7 +16,7 @@ enum Answer {
     Lab(&'static str),
     /// A test of this tree, as `file: function`.
     Test(&'static str, &'static str),
-    /// Not answered yet, and why; said where users read it.
+    /// Not answered yet, and why.
     Open(&'static str),
 }
 use Answer::{Golden, Lab, Open, Refused, Test, Warns};

@@ -6,7 +6,7 @@ use super::{sentences, sources, texts};
 use crate::support::read;
 
 /// The code, a golden file that has it, and one that is as close and does not.
-const BOUNDARIES: [(&str, &str, &str); 27] = [
+const BOUNDARIES: [(&str, &str, &str); 29] = [
     ("RES010", "limits-smallest", "limits-that-refuse-nothing"),
     ("RES010", "entry-with-a-selector", "entry-static"),
     ("RES011", "limits-with-ejection", "limits-that-only-queue-beside-ejection"),
@@ -22,6 +22,8 @@ const BOUNDARIES: [(&str, &str, &str); 27] = [
     ("RES017", "ejection-gateway-at-5xx", "ejection-gateway-one-below-5xx"),
     ("RES018", "locality-failover-not-said", "locality-failover-one-zone"),
     ("RES018", "locality-failover-not-said", "locality-failover-inherit"),
+    ("RES018", "locality-failover-not-said", "locality-failover-of-a-near-service"),
+    ("RES019", "ejection-of-ready-endpoints-of-a-near-service", "ejection-of-ready-endpoints"),
     ("RES020", "retries-per-try-timeout-not-retried", "retries-per-try-timeout-with-reset"),
     ("RES021", "retries-amplify", "retries-amplify-within-a-budget"),
     ("RES021", "retries-of-grpc-statuses", "retries-of-grpc-statuses-on-http"),

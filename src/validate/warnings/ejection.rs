@@ -25,8 +25,19 @@ pub(super) fn warn(here: &Here<'_>, all: &mut Warnings) {
             ),
         );
     }
+    let near = here.service.is_some_and(|service| service.prefers_near);
+    if let Some(percent) = ejection.min_healthy_percent.filter(|percent| near && *percent > 0) {
+        all.add(
+            here,
+            Code::MinHealthyIgnored,
+            format!(
+                "minHealthyPercent {percent} does nothing: the Service's trafficDistribution makes Istio send endpoints that are not ready, and switch the threshold off; leave one of the two out"
+            ),
+        );
+    }
     let zones = here.observed.endpoints.map_or(0, |endpoints| endpoints.zones);
-    if zones > 1 && ejection.locality_failover.is_none() {
+    // A Service that prefers near endpoints has the failover by its own word.
+    if zones > 1 && ejection.locality_failover.is_none() && !near {
         all.add(
             here,
             Code::LocalityFailover,
