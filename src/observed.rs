@@ -28,6 +28,19 @@ pub struct Observed {
     pub membership: Option<Membership>,
 }
 
+impl Observed {
+    /// How many endpoints proxies are sent, if a rule asks for so large a share of healthy ones: then istiod
+    /// leaves out those that are not ready, port by port (istio
+    /// `pilot/pkg/xds/endpoints/endpoint_builder.go`, `supportsUnhealthyEndpoints`). `None` as
+    /// [`Observed::endpoints`].
+    #[must_use]
+    pub fn sent(&self, min_healthy_percent: u32) -> Option<u32> {
+        let near = matches!(&self.target, Target::Found(service) if service.prefers_near);
+        let unready = near || min_healthy_percent == 0;
+        self.endpoints.map(|endpoints| if unready { endpoints.all } else { endpoints.ready })
+    }
+}
+
 /// What is known of the target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Target {
@@ -83,7 +96,7 @@ impl Membership {
 /// The label that names a waypoint, on a Service, a ServiceEntry or a namespace.
 pub const WAYPOINT: &str = "istio.io/use-waypoint";
 
-/// `none` opts out (istio `constants.AmbientUseWaypointLabel`).
+/// `none` opts out (istio.io/api `label.IoIstioUseWaypoint`).
 pub(crate) fn uses_waypoint(label: Option<&str>) -> bool {
     label.is_some_and(|waypoint| !waypoint.is_empty() && waypoint != "none")
 }

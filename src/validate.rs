@@ -112,7 +112,7 @@ pub fn validate(resilience: &Resilience, observed: &Observed, settings: &Setting
         }
         valid.leave_routes();
     }
-    valid.effective = effective::effective(spec, &valid, neighbours.routes_owner.is_none());
+    valid.effective = effective::effective(spec, &valid, service.is_none(), neighbours.routes_owner.is_none());
     valid.warnings = warnings::warnings(spec, &valid, service, observed, &neighbours);
     Ok(valid)
 }

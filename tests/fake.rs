@@ -41,6 +41,7 @@ pub struct State {
     history: Vec<(u64, String, String)>,
     watchers: Vec<(String, mpsc::UnboundedSender<Bytes>)>,
     writes: Vec<String>,
+    events: Vec<Value>,
     faults: Vec<(String, Fault)>,
 }
 
@@ -212,6 +213,11 @@ impl Fake {
         self.state().writes.clone()
     }
 
+    /// Every event that was published, in order.
+    pub fn events(&self) -> Vec<Value> {
+        self.state().events.clone()
+    }
+
     /// Ends all watches of a kind; what follows is a list.
     pub fn break_watches(&self, plural: &str) {
         let mut state = self.state();
@@ -247,6 +253,9 @@ impl Fake {
             let mut state = self.state();
             if parts.method != Method::GET && key.0 != "events" {
                 state.writes.push(call.clone());
+            }
+            if parts.method == Method::POST && key.0 == "events" {
+                state.events.push(body.clone());
             }
             let at = state.faults.iter().position(|(planned, _)| *planned == call);
             at.map(|at| state.faults.remove(at).1)

@@ -9,17 +9,18 @@ use std::{fs, path::Path};
 
 use jiff::Timestamp;
 use resilience_operator::{
-    api::{GeneratedRef, Ownership},
+    api::{GeneratedRef, Mode, Ownership, Resilience},
     cli::{
         input,
         world::{Beyond, Policy, World},
         yaml,
     },
     diff::{describe, diff},
-    istio::{Kind, destination_rule_faults, virtual_service_faults},
-    status::{Applied, Outcome, status},
+    istio::{Existing, Kind, destination_rule_faults, virtual_service_faults},
+    names::LABEL_OWNER_UID,
+    status::{Applied, Frozen, Outcome, status},
     translate::translate,
-    validate::{Settings, validate},
+    validate::{Owner, Settings, validate},
 };
 use serde_json::{Value, json};
 
@@ -28,7 +29,7 @@ use crate::support::{difference, files, name};
 #[test]
 fn every_golden_file_is_what_the_operator_generates_and_says() {
     let inputs = files("tests/translate", ".in.yaml");
-    assert!(inputs.len() >= 25, "only {} pairs", inputs.len());
+    assert!(inputs.len() >= 150, "only {} pairs", inputs.len());
     let update = std::env::var_os("UPDATE_GOLDEN").is_some();
     let mut stale = Vec::new();
     for input in inputs {
@@ -74,10 +75,27 @@ fn decided(policy: &Policy, world: &World) -> String {
         Err(refusal) => Outcome::from(refusal),
         Ok(valid) => {
             let desired = translate(&valid);
-            for line in describe(&diff(&desired, &valid.owner, &observed.existing)) {
+            let missing = describe(&diff(&desired, &valid.owner, &observed.existing));
+            match valid.mode {
+                Mode::Enforce => {}
+                Mode::Observe => {
+                    for there in held(&valid.owner, &observed.existing) {
+                        text.extend(["# delete ", &there.kind, " ", &there.name, "\n"]);
+                    }
+                    let would = desired.objects().into_iter().map(|object| format!("{} {}", object.kind, object.name));
+                    let outcome = Outcome::Observing(Box::new(valid), would.collect());
+                    return text + &said(policy, resilience, &outcome);
+                }
+                Mode::Suspend => {
+                    let generated = held(&valid.owner, &observed.existing);
+                    let outcome = Outcome::Suspended(Box::new(valid), Frozen { generated, missing });
+                    return text + &said(policy, resilience, &outcome);
+                }
+            }
+            for line in missing {
                 text.extend(["# ", &line, "\n"]);
             }
-            let mut generated = Vec::new();
+            let mut applied = Applied::default();
             for object in desired.objects() {
                 let faults = match object.kind {
                     Kind::DestinationRule => destination_rule_faults(&object.json["spec"]),
@@ -86,18 +104,32 @@ fn decided(policy: &Policy, world: &World) -> String {
                 assert_eq!(faults, Vec::<String>::new(), "{}", policy.place);
                 text.push_str(&yaml::print(&object.json).expect("it can be printed"));
                 text.push_str("---\n");
-                let kind = object.kind.as_str().to_owned();
-                generated.push(GeneratedRef { kind, name: object.name, ownership: Ownership::Created });
+                applied.generated.push(generated(object.kind, &object.name));
             }
-            Outcome::Programmed(Box::new(valid), Applied { generated, writes: Vec::new() })
+            Outcome::Programmed(Box::new(valid), applied)
         }
     };
-    let status = status(resilience, &outcome, Timestamp::UNIX_EPOCH).expect("the first status differs from none");
+    text + &said(policy, resilience, &outcome)
+}
+
+/// What there is of a policy.
+fn held(owner: &Owner, existing: &[Existing]) -> Vec<GeneratedRef> {
+    let ours = existing.iter().filter(|one| owner.uid.as_ref() == one.labels.get(LABEL_OWNER_UID));
+    ours.map(|one| generated(one.kind, &one.name)).collect()
+}
+
+fn generated(kind: Kind, name: &str) -> GeneratedRef {
+    GeneratedRef { kind: kind.as_str().to_owned(), name: name.to_owned(), ownership: Ownership::Created }
+}
+
+/// The policy with its status after `outcome`.
+fn said(policy: &Policy, resilience: &Resilience, outcome: &Outcome) -> String {
+    let status = status(resilience, outcome, Timestamp::UNIX_EPOCH).expect("the first status differs from none");
     let object: Value = json!({
         "apiVersion": resilience_operator::names::API_VERSION,
         "kind": resilience_operator::names::KIND,
         "metadata": {"name": policy.name, "namespace": policy.namespace},
         "status": status,
     });
-    text + &yaml::print(&object).expect("it can be printed")
+    yaml::print(&object).expect("it can be printed")
 }

@@ -16,9 +16,14 @@ use resilience_operator::{
 pub const UID: &str = "0b3f6c1e-0000-4000-8000-000000000001";
 
 fn duration() -> impl Strategy<Value = Duration> {
-    "([0-9]{1,5}(h|m|s|ms)){1,4}"
+    let any = "([0-9]{1,5}(h|m|s|ms)){1,4}"
         .prop_map(Duration::new)
-        .prop_filter("at least 1ms", |duration| duration.as_millis().is_some_and(|millis| millis > 0))
+        .prop_filter("at least 1ms", |duration| duration.as_millis().is_some_and(|millis| millis > 0));
+    prop_oneof![
+        8 => any,
+        1 => Just(Duration::new("1ms")),
+        1 => Just(Duration::new("99999h99999h99999h99999h")),
+    ]
 }
 
 fn counter() -> impl Strategy<Value = Option<i32>> {
@@ -104,8 +109,9 @@ fn retries() -> impl Strategy<Value = Retries> {
         Method::Patch,
         Method::Connect,
     ];
-    let budget = (1..=100_u32, option::of(1..2_147_483_647_u32))
-        .prop_map(|(percent, min_concurrency)| RetryBudget { percent, min_concurrency });
+    let percent = prop_oneof![Just(1), Just(100), 1..=100_u32];
+    let least = option::of(prop_oneof![Just(1), Just(2_147_483_647), 1..2_147_483_647_u32]);
+    let budget = (percent, least).prop_map(|(percent, min_concurrency)| RetryBudget { percent, min_concurrency });
     let lists = (
         option::of(sample::subsequence(words.to_vec(), 1..=words.len()).prop_shuffle()),
         option::of(sample::subsequence(RETRIABLE_STATUS_CODES.to_vec(), 1..=16).prop_shuffle()),
@@ -170,11 +176,16 @@ prop_compose! {
     /// A target, blocks, and ports for it that differ.
     fn spec()(
         target in "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?",
+        entry in any::<bool>(),
         common in blocks().prop_filter("whole", is_whole),
         mode in prop_oneof![8 => Just(Mode::Enforce), 1 => Just(Mode::Observe), 1 => Just(Mode::Suspend)],
         ports in prop_oneof![2 => Just(Vec::new()), 1 => collection::vec(blocks(), 1..PORTS.len())],
     ) -> ResilienceSpec {
-        let target = TargetRef { group: String::new(), kind: TargetKind::Service, name: target };
+        let (group, kind) = match entry {
+            true => ("networking.istio.io", TargetKind::ServiceEntry),
+            false => ("", TargetKind::Service),
+        };
+        let target = TargetRef { group: group.to_owned(), kind, name: target };
         let ports = PORTS.iter().zip(ports).map(|(port, own)| {
             let Blocks { limits, ejection, timeouts, retries } = own;
             PortEntry { port: *port, limits, ejection, timeouts, retries }
@@ -221,9 +232,18 @@ prop_compose! {
 }
 
 prop_compose! {
-    /// A Service with four HTTP ports, so that no target is a fault, and others.
+    /// A Service or ServiceEntry with four HTTP ports, so that no target is a fault, and others.
     pub fn service()(
-        headless in any::<bool>(),
+        discovery in sample::select(vec![
+            Discovery::ClusterIp,
+            Discovery::Headless,
+            Discovery::Static,
+            Discovery::Selected,
+            Discovery::Dns,
+            Discovery::DnsRoundRobin,
+            Discovery::Passthrough,
+        ]),
+        prefers_near in any::<bool>(),
         http in sample::select(vec![Protocol::Http, Protocol::Http2, Protocol::Grpc, Protocol::Sniffed]),
         others in collection::vec((10_000..=u16::MAX, 0..7_usize), 0..4),
     ) -> ServiceView {
@@ -240,8 +260,7 @@ prop_compose! {
         ports.extend(others.into_iter().map(|(number, kind)| PortView { number, protocol: kinds[kind] }));
         ports.sort_by_key(|port| port.number);
         ports.dedup_by_key(|port| port.number);
-        let discovery = if headless { Discovery::Headless } else { Discovery::ClusterIp };
-        ServiceView { hosts: Vec::new(), discovery, ports, listed: None, waypoint: None }
+        ServiceView { hosts: vec!["api.example.com".to_owned()], discovery, ports, listed: None, waypoint: None, prefers_near }
     }
 }
 

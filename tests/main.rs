@@ -10,6 +10,7 @@
 mod border;
 mod cli;
 mod corpus;
+mod coverage;
 mod docs;
 mod fake;
 mod generated;

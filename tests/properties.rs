@@ -171,6 +171,18 @@ fn any_json() -> impl Strategy<Value = Value> {
         "retryOn",
         "statusCodes",
         "perTryTimeout",
+        "methods",
+        "budget",
+        "percent",
+        "mode",
+        "ports",
+        "port",
+        "group",
+        "kind",
+        "localityFailover",
+        "minHealthyPercent",
+        "idle",
+        "lifetime",
         "what",
     ]);
     let leaf = prop_oneof![
@@ -179,8 +191,20 @@ fn any_json() -> impl Strategy<Value = Value> {
         any::<i64>().prop_map(Value::from),
         any::<f64>().prop_map(Value::from),
         "[ -~äß€]{0,8}".prop_map(Value::from),
-        sample::select(vec!["resilience.dev/v1alpha1", "Resilience", "Service", "x", "1s", "Reset"])
-            .prop_map(Value::from),
+        sample::select(vec![
+            "resilience.dev/v1alpha1",
+            "Resilience",
+            "Service",
+            "ServiceEntry",
+            "networking.istio.io",
+            "x",
+            "1s",
+            "Reset",
+            "GET",
+            "Observe",
+            "Disabled",
+        ])
+        .prop_map(Value::from),
     ];
     leaf.prop_recursive(5, 64, 6, move |inner| {
         prop_oneof![

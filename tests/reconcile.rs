@@ -4,6 +4,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use resilience_operator::{
+    cli::input,
     controller::{self, GATE, Options},
     names,
     runtime::{admin::Health, metrics::Metrics},
@@ -432,4 +433,65 @@ async fn a_reconcile_under_way_is_finished_after_the_signal_and_nothing_new_begu
 
 async fn within<T>(what: impl Future<Output = T>) -> T {
     timeout(Duration::from_secs(5), what).await.expect("did not end")
+}
+
+/// Puts the world of a golden file into the API server, and gives the name of its policy.
+fn put_world(fake: &Fake, golden: &str) -> String {
+    let path = crate::support::root().join(format!("tests/translate/{golden}.in.yaml"));
+    let mut policy = String::new();
+    for object in input::read(&[path], &mut std::io::empty()).objects {
+        let mut object = object.value;
+        let kind = object["kind"].as_str().unwrap().to_owned();
+        let plural = match kind.as_str() {
+            "ServiceEntry" => "serviceentries".to_owned(),
+            kind => format!("{}s", kind.to_lowercase()),
+        };
+        if kind == "Namespace" {
+            (object["metadata"]["name"], object["metadata"]["namespace"]) = (json!("ns"), json!(""));
+        } else {
+            object["metadata"]["namespace"] = json!("ns");
+        }
+        if kind == names::KIND {
+            object["metadata"]["name"].as_str().unwrap().clone_into(&mut policy);
+        }
+        fake.put(&plural, serde_json::from_str(&object.to_string().replace(".default.svc.", ".ns.svc.")).unwrap());
+    }
+    policy
+}
+
+/// `CODE message` of each, sorted.
+fn lines<'a>(warnings: impl IntoIterator<Item = &'a Value>, code: &str, message: &str) -> Vec<String> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut lines: Vec<String> =
+        warnings.into_iter().map(|one| format!("{} {}", text(&one[code]), text(&one[message]))).collect();
+    lines.sort();
+    lines
+}
+
+#[tokio::test]
+async fn a_warning_has_the_same_words_in_status_event_and_on_the_command_line() {
+    for golden in crate::coverage::warnings::warned() {
+        let fake = Fake::default();
+        let name = put_world(&fake, golden);
+        let _operator = Operator::start(&fake);
+        until_programmed(&fake, &name).await;
+        let policy = fake.get(POLICIES, &name).unwrap();
+        let status = lines(policy["status"]["warnings"].as_array().unwrap(), "code", "message");
+        assert!(!status.is_empty(), "{golden}");
+        let told = || {
+            let events = fake.events();
+            lines(events.iter().filter(|event| event["reason"].as_str().unwrap().starts_with("RES")), "reason", "note")
+        };
+        until(&format!("{golden}: as many events as warnings"), || told().len() == status.len()).await;
+        assert_eq!(told(), status, "{golden}");
+
+        let file = format!("tests/translate/{golden}.in.yaml");
+        let arguments = ["validate", "-o", "json", "-f", &file];
+        let output = std::process::Command::new(crate::support::PROGRAM).args(arguments).output().unwrap();
+        let report = String::from_utf8(output.stdout).unwrap();
+        let report = report.replace(".default.svc.", ".ns.svc.").replace(" default/", " ns/");
+        let report: Value = serde_json::from_str(&report.replace("namespace default ", "namespace ns ")).unwrap();
+        let said = report["resiliences"][0]["warnings"].as_array().unwrap();
+        assert_eq!(lines(said, "code", "message"), status, "{golden}");
+    }
 }

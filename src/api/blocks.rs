@@ -209,7 +209,8 @@ pub struct Retries {
     /// How long one try may take. Tried again only if retryOn has `Reset`, `5xx` or `GatewayError`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_try_timeout: Option<Duration>,
-    /// Least wait before the first retry; doubles up to ten times as much. Unset: 25ms.
+    /// Longest wait before the first retry; the wait is drawn at random below it, which doubles with each
+    /// retry up to ten times as much. Unset: 25ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backoff: Option<Duration>,
     /// Retries under way at a time, as a share of the calls under way. For all ports, and not together

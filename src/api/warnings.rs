@@ -36,6 +36,9 @@ pub enum Code {
     /// Ejection switches locality failover on, and the endpoints are in several zones.
     #[serde(rename = "RES018")]
     LocalityFailover,
+    /// `minHealthyPercent` on a Service that prefers near endpoints: Istio switches it off.
+    #[serde(rename = "RES019")]
+    MinHealthyIgnored,
     /// `perTryTimeout` with a retry list that never retries a timed-out try (measured M25).
     #[serde(rename = "RES020")]
     PerTryTimeoutNotRetried,
@@ -76,7 +79,7 @@ pub enum Code {
 
 impl Code {
     /// All codes, in order.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::PerClientLimitsServer,
         Self::PerClientLimitsEject,
         Self::ConnectionsQueue,
@@ -86,6 +89,7 @@ impl Code {
         Self::PoisonCallEjects,
         Self::GatewayNeverFirst,
         Self::LocalityFailover,
+        Self::MinHealthyIgnored,
         Self::PerTryTimeoutNotRetried,
         Self::RetriesAmplifyOverflow,
         Self::TriesOutlastRequest,
@@ -113,6 +117,7 @@ impl Code {
             Self::PoisonCallEjects => "RES016",
             Self::GatewayNeverFirst => "RES017",
             Self::LocalityFailover => "RES018",
+            Self::MinHealthyIgnored => "RES019",
             Self::PerTryTimeoutNotRetried => "RES020",
             Self::RetriesAmplifyOverflow => "RES021",
             Self::TriesOutlastRequest => "RES022",

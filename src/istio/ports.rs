@@ -7,7 +7,8 @@ pub enum Protocol {
     Http,
     /// HTTP/2 by declaration: likewise; one connection carries many requests.
     Http2,
-    /// gRPC, which is HTTP/2; calls may be streams.
+    /// gRPC, which is HTTP/2; calls may be streams. gRPC-Web as well: proxies turn it into gRPC for the
+    /// server (claims R8a, R8b).
     Grpc,
     /// Undeclared: each connection is looked at, and routes apply to those that speak HTTP.
     Sniffed,
@@ -54,7 +55,7 @@ pub fn port_protocol(number: u16, name: Option<&str>, transport: Option<&str>, a
         }
     }
     if declared.starts_with("grpc-web") {
-        return Protocol::Http;
+        return Protocol::Grpc;
     }
     match word(declared.split('-').next().unwrap_or_default()) {
         Some(protocol) => protocol,
@@ -68,7 +69,7 @@ pub fn port_protocol(number: u16, name: Option<&str>, transport: Option<&str>, a
 #[must_use]
 pub fn entry_protocol(declared: &str) -> Protocol {
     match declared.to_ascii_lowercase().as_str() {
-        "grpc-web" => Protocol::Http,
+        "grpc-web" => Protocol::Grpc,
         declared => word(declared).unwrap_or(Protocol::Sniffed),
     }
 }
@@ -93,7 +94,7 @@ mod tests {
     fn the_part_of_the_name_before_the_dash_counts() {
         assert_eq!(port_protocol(80, Some("http-web"), None, None), Protocol::Http);
         assert_eq!(port_protocol(80, Some("HTTP2"), None, None), Protocol::Http2);
-        assert_eq!(port_protocol(80, Some("grpc-web"), None, None), Protocol::Http);
+        assert_eq!(port_protocol(80, Some("grpc-web"), None, None), Protocol::Grpc);
         assert_eq!(port_protocol(80, Some("https"), None, None), Protocol::Tls);
         assert_eq!(port_protocol(80, Some("grpc"), None, None), Protocol::Grpc);
         assert_eq!(port_protocol(80, Some("web-http"), None, None), Protocol::Sniffed);
@@ -110,7 +111,7 @@ mod tests {
     #[test]
     fn a_service_entry_says_it_in_one_word() {
         assert_eq!(entry_protocol("HTTP"), Protocol::Http);
-        assert_eq!(entry_protocol("gRPC-Web"), Protocol::Http);
+        assert_eq!(entry_protocol("gRPC-Web"), Protocol::Grpc);
         assert_eq!(entry_protocol("TLS"), Protocol::Tls);
         assert_eq!(entry_protocol("http-web"), Protocol::Sniffed);
         assert_eq!(entry_protocol(""), Protocol::Sniffed);

@@ -27,7 +27,12 @@ impl Endpoints {
     #[must_use]
     pub fn listed<'a>(localities: impl ExactSizeIterator<Item = Option<&'a str>>) -> Self {
         let all = number(localities.len());
-        let zones: BTreeSet<&str> = localities.flatten().filter_map(|locality| locality.split('/').nth(1)).collect();
+        // Zones of two regions may have one name.
+        let zone = |locality: &'a str| {
+            let mut parts = locality.split('/');
+            Some((parts.next()?, parts.next()?))
+        };
+        let zones: BTreeSet<(&str, &str)> = localities.flatten().filter_map(zone).collect();
         Self { all, ready: all, zones: number(zones.len()) }
     }
 }
@@ -97,8 +102,8 @@ mod tests {
     }
 
     #[test]
-    fn the_second_part_of_a_locality_is_the_zone() {
-        let localities = [Some("eu/a"), Some("eu/a/rack1"), Some("eu/b"), Some("eu"), None];
-        assert_eq!(Endpoints::listed(localities.into_iter()), Endpoints { all: 5, ready: 5, zones: 2 });
+    fn the_first_two_parts_of_a_locality_are_the_zone() {
+        let localities = [Some("eu/a"), Some("eu/a/rack1"), Some("eu/b"), Some("us/b"), Some("eu"), None];
+        assert_eq!(Endpoints::listed(localities.into_iter()), Endpoints { all: 6, ready: 6, zones: 3 });
     }
 }

@@ -9,7 +9,8 @@ use crate::istio::{Protocol, entry_protocol, port_protocol};
 /// What matters of a Service or a ServiceEntry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceView {
-    /// Hosts that a ServiceEntry declares, in lower case; a Service has one that follows from its name.
+    /// Hosts that a ServiceEntry declares, letter by letter as istiod takes them (claim R1.1d); a Service
+    /// has one that follows from its name.
     pub hosts: Vec<String>,
     /// How clients find its endpoints.
     pub discovery: Discovery,
@@ -19,6 +20,10 @@ pub struct ServiceView {
     pub listed: Option<Endpoints>,
     /// Whether it uses a waypoint ([`WAYPOINT`]); `None`: as its namespace does.
     pub waypoint: Option<bool>,
+    /// Whether it prefers near endpoints (`spec.trafficDistribution`): then istiod sends also those that
+    /// are not ready, whatever its version, and keeps no share of healthy ones
+    /// (istio `pilot/pkg/model/service.go`, `ForcesSupportUnhealthyEndpoints`).
+    pub prefers_near: bool,
 }
 
 /// How clients find the endpoints of a target.
@@ -88,8 +93,19 @@ impl From<&Service> for ServiceView {
             ports: ports.collect(),
             listed: None,
             waypoint: waypoint.map(|name| uses_waypoint(Some(name))),
+            prefers_near: prefers_near(service),
         }
     }
+}
+
+/// As istiod reads it: the field, then the annotation from before the field (istio
+/// `pilot/pkg/model/service.go`, `GetTrafficDistribution`).
+fn prefers_near(service: &Service) -> bool {
+    const NEAR: [&str; 3] = ["preferclose", "prefersamezone", "prefersamenode"];
+    let field = service.spec.as_ref().and_then(|spec| spec.traffic_distribution.clone());
+    let annotations = service.metadata.annotations.as_ref();
+    let annotation = annotations.and_then(|all| all.get("networking.istio.io/traffic-distribution").cloned());
+    field.into_iter().chain(annotation).any(|value| NEAR.contains(&value.to_ascii_lowercase().as_str()))
 }
 
 impl ServiceView {
@@ -98,7 +114,7 @@ impl ServiceView {
     #[must_use]
     pub fn of_entry(spec: &Value, waypoint: Option<&str>) -> Self {
         let list = |key: &str| spec.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        let hosts = list("hosts").iter().filter_map(Value::as_str).map(str::to_ascii_lowercase).collect();
+        let hosts = list("hosts").iter().filter_map(Value::as_str).map(str::to_owned).collect();
         let ports = list("ports").iter().filter_map(|port| {
             let number = port.get("number").and_then(Value::as_u64).and_then(|number| u16::try_from(number).ok())?;
             let protocol = port.get("protocol").and_then(Value::as_str).unwrap_or_default();
@@ -125,6 +141,8 @@ impl ServiceView {
             ports: ports.collect(),
             listed,
             waypoint: waypoint.map(|name| uses_waypoint(Some(name))),
+            // All that it lists is ready.
+            prefers_near: false,
         }
     }
 

@@ -3,11 +3,17 @@
 use super::valid::{Policy, Valid};
 use crate::api::{Blocks, EffectiveValue, Ejection, LocalityFailover, Origin, ResilienceSpec, Retries, Timeouts};
 
-/// `routed`: routes are ours; otherwise what stands in them is not listed.
-pub(super) fn effective(spec: &ResilienceSpec, valid: &Valid, routed: bool) -> Vec<EffectiveValue> {
+/// `routed`: routes are ours; otherwise what stands in them is not listed. Neither is what stands in none.
+pub(super) fn effective(
+    spec: &ResilienceSpec,
+    valid: &Valid,
+    service_is_unknown: bool,
+    routed: bool,
+) -> Vec<EffectiveValue> {
     let common = spec.blocks();
     let mut list = List { prefix: String::new(), own: &common, base: None, values: Vec::new() };
-    list.policy(&valid.common, routed);
+    let common_route = service_is_unknown || valid.routes.iter().any(|port| !valid.ports.contains_key(port));
+    list.policy(&valid.common, routed && common_route);
     let mut values = list.values;
     for entry in &spec.ports {
         let Some(policy) = valid.ports.get(&entry.port) else { continue };

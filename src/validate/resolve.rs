@@ -1,12 +1,14 @@
 //! From what the spec says, field by field, to what holds for each port.
 
+use std::collections::BTreeMap;
+
 use super::{
     Violation,
-    arithmetic::default_max_percent,
+    arithmetic::{default_max_percent, ejectable},
     valid::{Budget, Owner, Policy, ResolvedEjection, ResolvedRetries, Valid},
 };
 use crate::{
-    api::{Blocks, Duration, Ejection, PortEntry, ResilienceSpec, Retries, RetryOn, TargetRef},
+    api::{Blocks, Duration, Ejection, PortEntry, ResilienceSpec, Retries, RetryOn, TargetKind, TargetRef},
     istio::Protocol,
     observed::{Observed, ServiceView},
 };
@@ -28,8 +30,13 @@ pub(super) fn faults(spec: &ResilienceSpec, service: Option<&ServiceView>) -> Ve
     let common = spec.blocks();
     let mut violations = Vec::new();
     if service.is_some_and(|service| service.http_ports().is_empty()) {
-        let target = spec.target_refs.first().map(ToString::to_string).unwrap_or_default();
-        let hint = format!("{target} has no HTTP port: name one http-…, set its appProtocol, or leave this out");
+        let target = spec.target_refs.first();
+        let cure = match target.map(|target| target.kind) {
+            Some(TargetKind::ServiceEntry) => "give one protocol HTTP",
+            Some(TargetKind::Service) | None => "name one http-…, set its appProtocol",
+        };
+        let target = target.map(ToString::to_string).unwrap_or_default();
+        let hint = format!("{target} has no HTTP port: {cure}, or leave this out");
         violations.extend(of_routes(&common, "spec", &hint));
     }
     for (index, entry) in spec.ports.iter().enumerate() {
@@ -141,16 +148,20 @@ pub(super) fn resolve(
         let blocks = entry.blocks().over(&common);
         (entry.port, world.policy(&blocks, &format!("spec.ports[{index}]")))
     });
-    let ports = ports.collect();
+    let ports: BTreeMap<u16, Policy> = ports.collect();
     let common = world.policy(&common, "spec");
+    let common_acts = service.is_none_or(|service| {
+        service.ports.is_empty() || service.ports.iter().any(|port| !ports.contains_key(&port.number))
+    });
     let mut valid = Valid {
         owner,
         mode: spec.mode,
         target: target.clone(),
         host: String::new(),
-        endpoints: sent(observed, &common),
+        endpoints: observed.sent(common.ejection.as_ref().and_then(|ejection| ejection.min_healthy_percent).unwrap_or(0)),
         common,
         ports,
+        common_acts,
         routes: Vec::new(),
         effective: Vec::new(),
         warnings: Vec::new(),
@@ -161,23 +172,17 @@ pub(super) fn resolve(
             let http = service.http_ports().into_iter();
             valid.routes = http.filter(|port| valid.of_port(*port).wants_routes()).collect();
         }
-        None => valid.unknowns.extend(routes_unknown(&valid)),
+        None => valid.unknowns.extend(ports_unknown(&valid)),
     }
     valid
 }
 
-/// Endpoints that proxies are sent: with a share of healthy ones asked for, istiod leaves those out that
-/// are not ready (semantics 4.4).
-fn sent(observed: &Observed, policy: &Policy) -> Option<u32> {
-    let only_ready = policy.ejection.as_ref().is_some_and(|ejection| ejection.min_healthy_percent.unwrap_or(0) > 0);
-    observed.endpoints.map(|endpoints| if only_ready { endpoints.ready } else { endpoints.all })
-}
-
-fn routes_unknown(valid: &Valid) -> Vec<Violation> {
+fn ports_unknown(valid: &Valid) -> Vec<Violation> {
     let wants = |of: fn(&Policy) -> bool| valid.policies().any(of);
     let wanting = [
         ("spec.timeouts.request", wants(|policy| policy.timeouts.request.is_some())),
         ("spec.retries", wants(|policy| policy.retries.is_some())),
+        ("spec.ports", !valid.ports.is_empty()),
     ];
     let unknown = |(path, _): &(&str, bool)| {
         Violation::new(
@@ -205,13 +210,18 @@ impl Here<'_> {
     }
 
     fn ejection(&mut self, ejection: &Ejection, path: &str) -> ResolvedEjection {
+        let max_percent = ejection.max_percent.unwrap_or_else(|| self.max_percent(ejection, path));
+        let endpoints = self.observed.sent(ejection.min_healthy_percent.unwrap_or(0));
+        let picked = self.service.is_some_and(|service| service.discovery.client_picks());
         ResolvedEjection {
+            endpoints,
+            ejectable: endpoints.map(|endpoints| if picked { 0 } else { ejectable(endpoints, max_percent) }),
             consecutive_5xx: ejection.consecutive_5xx.unwrap_or(0),
             consecutive_gateway: ejection.consecutive_gateway.unwrap_or(0),
             consecutive_local_origin: ejection.consecutive_local_origin,
             interval: ejection.interval.clone().unwrap_or_else(|| Duration::new(DEFAULT_INTERVAL)),
             base_time: ejection.base_time.clone().unwrap_or_else(|| Duration::new(DEFAULT_BASE_TIME)),
-            max_percent: ejection.max_percent.unwrap_or_else(|| self.max_percent(ejection, path)),
+            max_percent,
             counted: self.service.is_none_or(|service| service.discovery.is_countable()),
             min_healthy_percent: ejection.min_healthy_percent,
             locality_failover: ejection.locality_failover,
@@ -222,15 +232,14 @@ impl Here<'_> {
         if self.service.is_some_and(|service| !service.discovery.is_countable()) {
             return UNCOUNTED_MAX_PERCENT;
         }
-        let Some(endpoints) = self.observed.endpoints else {
+        let Some(endpoints) = self.observed.sent(ejection.min_healthy_percent.unwrap_or(0)) else {
             self.unknowns.push(Violation::new(
                 format!("{path}.ejection.maxPercent"),
                 "is not set, so it follows the number of endpoints, which is not known here: set it, add the Service's EndpointSlices, or say --endpoints N",
             ));
             return UNCOUNTED_MAX_PERCENT;
         };
-        let only_ready = ejection.min_healthy_percent.unwrap_or(0) > 0;
-        default_max_percent(if only_ready { endpoints.ready } else { endpoints.all })
+        default_max_percent(endpoints)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{Settings, Violation};
 use crate::{
     api::{TargetKind, TargetRef},
+    istio::Protocol,
     observed::{Discovery, ServiceView},
 };
 
@@ -15,7 +16,17 @@ pub(super) fn faults(target: &TargetRef, service: &ServiceView, settings: &Setti
         }),
         TargetKind::ServiceEntry => entry_fault(target, service, &settings.cluster_domain),
     };
+    let fault = fault.or_else(|| nothing_carried(target, service));
     fault.map(|message| Violation::new("spec.targetRefs[0].name", message)).into_iter().collect()
+}
+
+/// istiod makes no cluster for UDP (istio `pilot/pkg/networking/core/cluster.go`), so a rule would rule nothing.
+fn nothing_carried(target: &TargetRef, service: &ServiceView) -> Option<String> {
+    let carried = service.ports.iter().any(|port| port.protocol != Protocol::Udp);
+    (!carried).then(|| {
+        let what = if service.ports.is_empty() { "no port" } else { "no port but UDP" };
+        format!("{target} has {what}, and the mesh carries TCP only: there is nothing that a policy could act on")
+    })
 }
 
 /// One host, and not one of the cluster: a rule for another namespace's Service would be this namespace's
@@ -28,9 +39,14 @@ fn entry_fault(target: &TargetRef, entry: &ServiceView, cluster_domain: &str) ->
         ));
     };
     let service = format!(".svc.{cluster_domain}");
+    let plain = host.to_ascii_lowercase();
     if host.starts_with('*') {
         Some(format!("{target} has the wildcard host {host}: a policy is for one host"))
-    } else if host.ends_with(&service) || !host.contains('.') {
+    } else if !host.contains('.') {
+        Some(format!(
+            "{target} has the host {host} without a dot, which a rule cannot name: Istio would read it as the Service {host}; give it a full name"
+        ))
+    } else if plain.ends_with(&service) {
         Some(format!("{target} has the host {host}, which is a Service's: target the Service, in its namespace"))
     } else {
         None

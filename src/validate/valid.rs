@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Violation, arithmetic::ejectable, neighbours::Wants};
+use super::{Violation, neighbours::Wants};
 use crate::api::{
     Duration, EffectiveValue, LocalityFailover, Method, Mode, PerClientLimits, RetryOn, TargetRef, Timeouts, Warning,
 };
@@ -25,6 +25,8 @@ pub struct Valid {
     pub common: Policy,
     /// Ports with an entry of their own: all that holds for each.
     pub ports: BTreeMap<u16, Policy>,
+    /// Whether a port of the target has no entry, so that the common policy acts at all.
+    pub common_acts: bool,
     /// HTTP ports that get a route, in the order of the target.
     pub routes: Vec<u16>,
     /// Every value with its origin.
@@ -52,9 +54,8 @@ impl Valid {
     /// nothing ejects, or endpoints cannot be counted.
     #[must_use]
     pub fn ejectable(&self) -> Option<u32> {
-        let endpoints = self.endpoints?;
-        let ejections = self.policies().filter_map(|policy| policy.ejection.as_ref());
-        ejections.map(|ejection| ejectable(endpoints, ejection.max_percent)).max()
+        let acting = self.policies().skip(usize::from(!self.common_acts));
+        acting.filter_map(|policy| policy.ejection.as_ref()?.ejectable).max()
     }
 
     pub(super) fn wants(&self) -> Wants {
@@ -127,6 +128,10 @@ pub struct ResolvedEjection {
     pub base_time: Duration,
     /// 1..=100.
     pub max_percent: u32,
+    /// Endpoints that proxies are sent for these ports: with a share of healthy ones asked for, the ready ones.
+    pub endpoints: Option<u32>,
+    /// How many of them may be out at a time: none where the client picks.
+    pub ejectable: Option<u32>,
     /// Whether an unset `max_percent` follows the number of endpoints, or could not.
     pub counted: bool,
     /// 0..=100; `None` is 0, which is never.

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     api::{ResilienceSpec, Warning, warnings::Code},
+    istio::Protocol,
     observed::{Discovery, Observed, PortView, ServiceView},
 };
 
@@ -33,14 +34,13 @@ pub(super) fn warnings(
     }
     mesh::warn(valid, service, observed, neighbours, &mut all);
     all.said.sort_by_key(|said| said.code);
-    let warning = |said: Said| Warning { code: said.code, message: format!("{}{}", said.prefix, said.message) };
-    all.said.into_iter().map(warning).collect()
+    all.said.into_iter().map(Said::warning).collect()
 }
 
 /// Ports that one policy holds for.
 struct Group<'a> {
-    /// What a sentence about it begins with; empty for the common policy.
-    prefix: String,
+    /// The port, if it has an entry of its own.
+    port: Option<u16>,
     policy: &'a Policy,
     /// Empty where the target is not known: then anything may be there.
     ports: Vec<PortView>,
@@ -51,12 +51,12 @@ fn groups<'a>(spec: &ResilienceSpec, valid: &'a Valid, service: Option<&ServiceV
     let (own, common): (Vec<_>, Vec<_>) = ports.into_iter().partition(|port| valid.ports.contains_key(&port.number));
     let mut groups = Vec::new();
     if service.is_none() || !common.is_empty() || own.is_empty() {
-        groups.push(Group { prefix: String::new(), policy: &valid.common, ports: common });
+        groups.push(Group { port: None, policy: &valid.common, ports: common });
     }
     groups.extend(spec.ports.iter().filter_map(|entry| {
         let policy = valid.ports.get(&entry.port)?;
         let ports = own.iter().filter(|port| port.number == entry.port).copied().collect();
-        Some(Group { prefix: format!("port {}: ", entry.port), policy, ports })
+        Some(Group { port: Some(entry.port), policy, ports })
     }));
     groups
 }
@@ -79,9 +79,20 @@ impl Here<'_> {
         self.group.ports.is_empty() || self.group.ports.iter().any(|port| port.protocol.is_http())
     }
 
+    /// Whether all HTTP of the group is gRPC.
+    fn speaks_only_grpc(&self) -> bool {
+        let http = self.ports(|port| port.protocol.is_http());
+        !http.is_empty() && http == self.ports(|port| port.protocol == Protocol::Grpc)
+    }
+
     /// Numbers of the group's ports that are `such`.
     fn ports(&self, such: impl Fn(&PortView) -> bool) -> Vec<u16> {
         self.group.ports.iter().filter(|port| such(port)).map(|port| port.number).collect()
+    }
+
+    /// Whether the client picks the endpoint itself, so that no ejection changes anything.
+    fn client_picks(&self) -> bool {
+        self.service.is_some_and(|service| service.discovery.client_picks())
     }
 
     /// Whether servers may have proxies of their own, on which a rule acts as well: hosts outside of
@@ -99,8 +110,16 @@ impl Here<'_> {
 /// One sentence.
 struct Said {
     code: Code,
-    prefix: String,
+    /// Ports with entries of their own that it is about; none: all others.
+    ports: Vec<u16>,
     message: String,
+}
+
+impl Said {
+    fn warning(self) -> Warning {
+        let prefix = if self.ports.is_empty() { String::new() } else { format!("{}: ", named(&self.ports)) };
+        Warning { code: self.code, message: prefix + &self.message }
+    }
 }
 
 #[derive(Default)]
@@ -110,14 +129,22 @@ struct Warnings {
 
 impl Warnings {
     fn add(&mut self, here: &Here<'_>, code: Code, message: impl Into<String>) {
-        self.say(&here.group.prefix, code, message.into());
+        self.say(here.group.port, code, message.into());
     }
 
-    fn say(&mut self, prefix: &str, code: Code, message: String) {
-        if !self.said.iter().any(|said| said.code == code && said.message == message) {
-            self.said.push(Said { code, prefix: prefix.to_owned(), message });
+    fn say(&mut self, port: Option<u16>, code: Code, message: String) {
+        match self.said.iter_mut().find(|said| said.code == code && said.message == message) {
+            // What holds for all others was said first, and holds here too.
+            Some(said) if said.ports.is_empty() => {}
+            Some(said) => said.ports.extend(port),
+            None => self.said.push(Said { code, ports: port.into_iter().collect(), message }),
         }
     }
+}
+
+/// `port 80 speaks`, `ports 80 and 443 speak`.
+fn subject(ports: &[u16], one: &str, several: &str) -> String {
+    format!("{} {}", named(ports), if ports.len() == 1 { one } else { several })
 }
 
 /// `port 80`, `ports 80 and 443`.

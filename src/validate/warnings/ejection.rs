@@ -1,13 +1,19 @@
 //! Ejection, in numbers of endpoints.
 
 use super::{Here, Warnings};
-use crate::{
-    api::warnings::Code,
-    validate::{arithmetic::ejectable, valid::ResolvedEjection},
-};
+use crate::{api::warnings::Code, observed::Discovery, validate::valid::ResolvedEjection};
 
 pub(super) fn warn(here: &Here<'_>, all: &mut Warnings) {
     let Some(ejection) = &here.policy().ejection else { return };
+    if here.client_picks() {
+        // Whatever else could be said of ejection is not so here.
+        all.add(
+            here,
+            Code::HeadlessEjection,
+            "clients pick the endpoint by its address here, so ejections are counted and change nothing; use a Service with a cluster IP, or a ServiceEntry with resolution STATIC or DNS",
+        );
+        return;
+    }
     share(here, ejection, all);
     if ejection.consecutive_5xx > 0 && ejection.consecutive_gateway >= ejection.consecutive_5xx {
         all.add(
@@ -19,8 +25,19 @@ pub(super) fn warn(here: &Here<'_>, all: &mut Warnings) {
             ),
         );
     }
+    let near = here.service.is_some_and(|service| service.prefers_near);
+    if let Some(percent) = ejection.min_healthy_percent.filter(|percent| near && *percent > 0) {
+        all.add(
+            here,
+            Code::MinHealthyIgnored,
+            format!(
+                "minHealthyPercent {percent} does nothing: the Service's trafficDistribution makes Istio send endpoints that are not ready, and switch the threshold off; leave one of the two out"
+            ),
+        );
+    }
     let zones = here.observed.endpoints.map_or(0, |endpoints| endpoints.zones);
-    if zones > 1 && ejection.locality_failover.is_none() {
+    // A Service that prefers near endpoints has the failover by its own word.
+    if zones > 1 && ejection.locality_failover.is_none() && !near {
         all.add(
             here,
             Code::LocalityFailover,
@@ -29,30 +46,21 @@ pub(super) fn warn(here: &Here<'_>, all: &mut Warnings) {
             ),
         );
     }
-    if here.service.is_some_and(|service| service.discovery.client_picks()) {
-        all.add(
-            here,
-            Code::HeadlessEjection,
-            "clients pick the endpoint by its address here, so ejections are counted and change nothing; use a Service with a cluster IP, or a ServiceEntry with resolution STATIC or DNS",
-        );
-    }
 }
 
 /// What `maxPercent` comes to.
 fn share(here: &Here<'_>, ejection: &ResolvedEjection, all: &mut Warnings) {
-    let percent = ejection.max_percent;
-    let Some(endpoints) = here.valid.endpoints.filter(|endpoints| *endpoints > 0) else { return };
-    let share = format!("maxPercent {percent} of {}", count(endpoints));
-    let out = ejectable(endpoints, percent);
-    if out == 0 {
-        all.add(here, Code::EjectsNone, format!("{share} ejects none: {}", ejects_none_cure(endpoints)));
-    } else if out == endpoints {
+    let Some(endpoints) = ejection.endpoints.filter(|endpoints| *endpoints > 0) else { return };
+    let share = format!("maxPercent {} of {}", ejection.max_percent, count(endpoints));
+    if ejection.ejectable == Some(0) {
+        all.add(here, Code::EjectsNone, format!("{share} ejects none: {}", ejects_none_cure(here, endpoints)));
+    } else if ejection.ejectable == Some(endpoints) {
         all.add(
             here,
             Code::EjectsAll,
             format!(
                 "{share} lets all be ejected: then every call gets 503 until one returns; {}",
-                ejects_all_cure(endpoints)
+                ejects_all_cure(here, endpoints)
             ),
         );
     }
@@ -62,19 +70,28 @@ pub(super) fn count(endpoints: u32) -> String {
     if endpoints == 1 { "1 endpoint".to_owned() } else { format!("{endpoints} endpoints") }
 }
 
-fn ejects_none_cure(endpoints: u32) -> String {
+fn ejects_none_cure(here: &Here<'_>, endpoints: u32) -> String {
     if endpoints == 1 {
-        "the only endpoint cannot be left out without an outage; add endpoints".to_owned()
+        format!("the only endpoint cannot be left out without an outage; {}", more(here))
     } else {
         format!("set at least {}", 100_u32.div_ceil(endpoints))
     }
 }
 
-fn ejects_all_cure(endpoints: u32) -> String {
+fn ejects_all_cure(here: &Here<'_>, endpoints: u32) -> String {
     if endpoints == 1 {
-        "add endpoints, or set less than 100".to_owned()
+        format!("{}, or set less than 100", more(here))
     } else {
         // The largest share that leaves one endpoint in: floor(n × p / 100) = n − 1.
         format!("set at most {}", (100 * endpoints - 1) / endpoints)
+    }
+}
+
+/// Where more endpoints come from.
+fn more(here: &Here<'_>) -> &'static str {
+    if here.service.is_some_and(|service| service.discovery == Discovery::DnsRoundRobin) {
+        "use resolution DNS, by which each address of the name is an endpoint"
+    } else {
+        "add endpoints"
     }
 }

@@ -1,6 +1,6 @@
 //! Limits of each client.
 
-use super::{Here, Warnings, named};
+use super::{Here, Warnings, subject};
 use crate::{api::warnings::Code, istio::Protocol, validate::valid::Policy};
 
 pub(super) fn warn(here: &Here<'_>, all: &mut Warnings) {
@@ -24,7 +24,7 @@ fn server_side(here: &Here<'_>, all: &mut Warnings) {
     let numbers = [
         ("connections", limits.connections),
         ("pendingRequests", limits.pending_requests),
-        ("activeRequests", limits.active_requests),
+        ("activeRequests", limits.active_requests.filter(|_| here.speaks_http())),
     ];
     let shared: Vec<String> =
         numbers.iter().filter_map(|(name, value)| value.map(|value| format!("{name} {value}"))).collect();
@@ -41,7 +41,7 @@ fn server_side(here: &Here<'_>, all: &mut Warnings) {
             "Istio puts perClient on each server's own proxy too, where all clients share it: with N client proxies up to N × ({shared}) meet a server that takes {shared}, and {fate} although each client keeps its limit"
         ),
     );
-    if policy.ejection.is_some() && surplus == Surplus::Refused {
+    if policy.ejection.is_some() && surplus == Surplus::Refused && !here.client_picks() {
         all.add(
             here,
             Code::PerClientLimitsEject,
@@ -67,9 +67,11 @@ fn without_effect(here: &Here<'_>, all: &mut Warnings) {
             here,
             Code::LimitsWithoutEffect,
             format!(
-                "{} carries no HTTP that proxies see, so {} does nothing there: use connections",
-                named(&opaque),
-                of_requests.join(", ")
+                "{} no HTTP that proxies see, so {} {} nothing there: {}",
+                subject(&opaque, "carries", "carry"),
+                of_requests.join(", "),
+                does(&of_requests),
+                if limits.connections.is_some() { "connections is what acts" } else { "set connections" }
             ),
         );
     }
@@ -81,28 +83,37 @@ fn without_effect(here: &Here<'_>, all: &mut Warnings) {
             here,
             Code::LimitsWithoutEffect,
             format!(
-                "{} speaks HTTP/2, where one connection carries any number of requests, so {} hardly limits anything there: set activeRequests",
-                named(&shared),
-                of_connections.join(", ")
+                "{} HTTP/2, where one connection carries any number of requests, so {} hardly {} anything there: set activeRequests",
+                subject(&shared, "speaks", "speak"),
+                of_connections.join(", "),
+                if of_connections.len() == 1 { "limits" } else { "limit" }
             ),
         );
     }
     let sealed = here.ports(|port| port.protocol == Protocol::Tls);
     if !sealed.is_empty() && (!of_requests.is_empty() || here.policy().ejection.is_some()) {
-        let lost = if of_requests.is_empty() {
-            String::new()
-        } else {
-            format!("{} does nothing there and ", of_requests.join(", "))
-        };
+        let lost = (!of_requests.is_empty())
+            .then(|| format!("{} {} nothing there", of_requests.join(", "), does(&of_requests)));
+        let blind = here
+            .policy()
+            .ejection
+            .is_some()
+            .then(|| "ejection sees failed connections there, never an answer".to_owned());
+        let lost: Vec<String> = lost.into_iter().chain(blind).collect();
         all.add(
             here,
             Code::SealedPort,
             format!(
-                "{} carries the application's own TLS, in which proxies see connections and no requests: {lost}ejection sees failed connections only, never an answer",
-                named(&sealed)
+                "{} the application's own TLS, in which proxies see connections and no requests: {}",
+                subject(&sealed, "carries", "carry"),
+                lost.join(", and ")
             ),
         );
     }
+}
+
+fn does(fields: &[String]) -> &'static str {
+    if fields.len() == 1 { "does" } else { "do" }
 }
 
 /// What becomes of what a server's own proxy does not take.

@@ -16,7 +16,7 @@ pub(super) fn warn(
 ) {
     if let Some(other) = &neighbours.routes_owner {
         all.say(
-            "",
+            None,
             Code::RoutesOwnedByAnother,
             format!(
                 "{other} has the host, and a proxy takes the routes of one VirtualService only: timeouts.request and retries are not generated; put them there"
@@ -25,7 +25,7 @@ pub(super) fn warn(
     }
     for other in &neighbours.ignored_rules {
         all.say(
-            "",
+            None,
             Code::YoungerRuleIgnored,
             format!(
                 "{other} is for the same host and younger: Istio ignores its traffic policy beside ours; delete it"
@@ -34,10 +34,10 @@ pub(super) fn warn(
     }
     for (other, gateway) in neighbours.gateways.iter().filter(|_| !valid.routes.is_empty()) {
         all.say(
-            "",
+            None,
             Code::GatewayRoutesApart,
             format!(
-                "calls also come in through gateway {gateway} by {other}: limits and ejection act there, timeouts.request and retries do not; put them into its routes"
+                "calls also come in through gateway {gateway} by {other}, where timeouts.request and retries of this policy do not act, unlike its limits and ejection; put them into the routes there"
             ),
         );
     }
@@ -48,7 +48,7 @@ fn membership(valid: &Valid, service: Option<&ServiceView>, observed: &Observed,
     let namespace = &valid.owner.namespace;
     match observed.membership {
         Some(Membership::Outside) => all.say(
-            "",
+            None,
             Code::CallersWithoutSidecar,
             format!(
                 "namespace {namespace} has no label that gives its pods a sidecar, and calls from a pod without one are not limited at all; label it istio-injection=enabled and restart the callers there"
@@ -56,7 +56,7 @@ fn membership(valid: &Valid, service: Option<&ServiceView>, observed: &Observed,
         ),
         Some(Membership::Ambient { waypoint }) if !service.and_then(|service| service.waypoint).unwrap_or(waypoint) => {
             all.say(
-                "",
+                None,
                 Code::AmbientWithoutWaypoint,
                 format!(
                     "namespace {namespace} is in ambient mode and {} uses no waypoint: nothing there enforces the policy on callers without a sidecar; deploy a waypoint and label the target istio.io/use-waypoint",
