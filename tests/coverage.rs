@@ -81,8 +81,8 @@ fn without_indexes(path: &str) -> String {
 
 /// The value at `spec.ports[3].retries`; null where nothing is.
 fn at(object: &Value, path: &str) -> Value {
-    let pointer = path.replace('[', ".").replace(']', "").split('.').map(|key| format!("/{key}")).collect::<String>();
-    object.pointer(&pointer).cloned().unwrap_or_default()
+    let pointer = path.replace('[', "/").replace(']', "").replace('.', "/");
+    object.pointer(&format!("/{pointer}")).cloned().unwrap_or_default()
 }
 
 /// Every value at `spec.ports[].retries`, one for each entry that has it.

@@ -181,10 +181,8 @@ prop_compose! {
         mode in prop_oneof![8 => Just(Mode::Enforce), 1 => Just(Mode::Observe), 1 => Just(Mode::Suspend)],
         ports in prop_oneof![2 => Just(Vec::new()), 1 => collection::vec(blocks(), 1..PORTS.len())],
     ) -> ResilienceSpec {
-        let (group, kind) = match entry {
-            true => ("networking.istio.io", TargetKind::ServiceEntry),
-            false => ("", TargetKind::Service),
-        };
+        let (group, kind) =
+            if entry { ("networking.istio.io", TargetKind::ServiceEntry) } else { ("", TargetKind::Service) };
         let target = TargetRef { group: group.to_owned(), kind, name: target };
         let ports = PORTS.iter().zip(ports).map(|(port, own)| {
             let Blocks { limits, ejection, timeouts, retries } = own;

@@ -158,7 +158,8 @@ pub(super) fn resolve(
         mode: spec.mode,
         target: target.clone(),
         host: String::new(),
-        endpoints: observed.sent(common.ejection.as_ref().and_then(|ejection| ejection.min_healthy_percent).unwrap_or(0)),
+        endpoints: observed
+            .sent(common.ejection.as_ref().and_then(|ejection| ejection.min_healthy_percent).unwrap_or(0)),
         common,
         ports,
         common_acts,

@@ -121,8 +121,9 @@ impl Demands<'_> {
         self.taken("the most entries", |value| length(value) == Some(words));
         self.refused("one entry too few", |value| length(value) == Some(least - 1));
         // More than all words is one of them twice.
+        let of_words = schema.pointer("/items/enum").is_some();
         self.refused("one entry too many", |value| {
-            value.as_array().is_some_and(|list| list.len() > most || (words < most || repeats(list)) && repeats(list))
+            value.as_array().is_some_and(|list| list.len() > most || (of_words && repeats(list)))
         });
         self.refused("something that is no list", |value| !value.is_array() && !value.is_null());
     }
