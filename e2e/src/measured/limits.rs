@@ -193,8 +193,8 @@ fn connections_have_a_floor(stage: &RawStage) -> Result<()> {
         stage.endpoints(endpoints)?;
         stage.rule(&json!({"connectionPool": {"tcp": {"maxConnections": limit}}}))?;
         stage.until_limit(QUIET, "max_connections", limit)?;
-        let answers = stage.call(QUIET, "/delay/0.02", 16, 640)?;
-        ensure!(answers.status(200) == 640, "maxConnections refuses calls: {answers:?}");
+        let answers = stage.call(QUIET, "/delay/0.02", 16, 160)?;
+        ensure!(answers.status(200) == 160, "maxConnections refuses calls: {answers:?}");
         // They stay open: nothing closes an idle one so soon.
         let open: u64 = stage.open_connections(QUIET)?.iter().sum();
         let floor = workers * endpoints;
