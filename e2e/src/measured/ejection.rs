@@ -3,7 +3,6 @@
 mod forgetting;
 mod hosts;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -98,6 +97,7 @@ fn eject(stage: &RawStage, wanted: u64) -> Result<()> {
         if active < wanted {
             stage.call(CLIENT, "/status/500", 1, 20)?;
         }
+        ensure!(active <= wanted, "{active} endpoints are ejected, not {wanted}");
         Ok(if active == wanted { Seen::Done(()) } else { Seen::NotYet(format!("{active} are")) })
     })
 }
@@ -166,15 +166,9 @@ fn times_are_multiples(stage: &RawStage) -> Result<()> {
     let begun = stage.counted(CLIENT, "outlier_detection.ejections_enforced_total")?;
     // When the number of ejections was last seen to be smaller, and first seen to be as large.
     let mut looks: Vec<(Instant, Instant)> = Vec::new();
-    let enough = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        // Whoever returns fails again before an interval of health has passed.
-        let callers = scope.spawn(|| -> Result<()> {
-            while !enough.load(Ordering::Relaxed) {
-                paced(stage, "/status/500", 100, 50)?;
-            }
-            Ok(())
-        });
+        // Longer than four ejections, without a gap: whoever returns fails again within an interval.
+        let callers = scope.spawn(|| paced(stage, "/status/500", 800, 50));
         let mut before = Instant::now();
         let watched = wait::until("five ejections", SOON, || {
             let asked = Instant::now();
@@ -185,7 +179,6 @@ fn times_are_multiples(stage: &RawStage) -> Result<()> {
             before = asked;
             Ok(if looks.len() >= 5 { Seen::Done(()) } else { Seen::NotYet(format!("{ejections}")) })
         });
-        enough.store(true, Ordering::Relaxed);
         let called = callers.join().unwrap_or_else(|_| anyhow::bail!("the caller panicked"));
         watched.and(called)
     })?;

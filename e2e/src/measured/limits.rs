@@ -205,5 +205,5 @@ fn connections_have_a_floor(stage: &RawStage) -> Result<()> {
             floor.max(limit)
         );
     }
-    stage.endpoints(1)
+    Ok(())
 }

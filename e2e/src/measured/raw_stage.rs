@@ -56,9 +56,12 @@ impl RawStage {
         Ok(stage)
     }
 
-    /// Deletes what a claim wrote, and waits until every proxy is as it was.
+    /// Deletes what a claim wrote, leaves the server one endpoint, and waits until every proxy is as it was.
     pub(super) fn sweep(&self) -> Result<()> {
         self.kubectl.run(&["delete", WRITTEN, "--all", "--wait"])?;
+        if self.kubectl.json(&["get", "deployment", self.server])?["spec"]["replicas"] != 1 {
+            self.endpoints(1)?;
+        }
         for (proxy, name, before) in &self.untouched {
             self.until_cluster(proxy, name, "as before any rule", |cluster| cluster == before)?;
         }
