@@ -56,20 +56,26 @@ impl Host<'_> {
         Ok(())
     }
 
-    /// One failure ejects the only endpoint.
-    fn ejects(&self) -> Result<()> {
+    /// Gives the host a detection that one failure trips.
+    fn detects(&self) -> Result<()> {
         let detection = detection(100, "300s");
         self.rule(&json!({"outlierDetection": detection}))?;
-        self.stage.until_detects(&self.cluster(), &detection)?;
+        self.stage.until_detects(&self.cluster(), &detection)
+    }
+
+    fn ejected(&self) -> Result<u64> {
+        self.counted("outlier_detection.ejections_active")
+    }
+
+    /// One failure ejects the only endpoint, and nothing is sent there any more.
+    fn ejects(&self) -> Result<()> {
+        self.detects()?;
         let failed = self.call("/status/500", 1, 1)?;
         ensure!(failed.status(500) == 1, "the endpoint was not asked: {failed:?}");
         self.stage.kubectl.until("the endpoint is ejected", SOON, |_| {
-            let active = self.counted("outlier_detection.ejections_active")?;
-            Ok(if active == 1 { Seen::Done(()) } else { Seen::NotYet(format!("{active} are")) })
-        })
-    }
-
-    fn is_out_of_use(&self) -> Result<()> {
+            let ejected = self.ejected()?;
+            Ok(if ejected == 1 { Seen::Done(()) } else { Seen::NotYet(format!("{ejected} are")) })
+        })?;
         self.stage.kubectl.until("nothing is sent to the ejected endpoint", SOON, |_| {
             let before = self.counted("upstream_rq_total")?;
             let answers = self.call("/status/200", 1, 14)?;
@@ -80,16 +86,22 @@ impl Host<'_> {
     }
 }
 
-/// Its cluster has no endpoints of its own: each call goes where the client wanted it to go.
+/// Its cluster has no endpoints of its own: each call goes where the client wanted it to go. An address that
+/// is not called for five seconds is forgotten, and its ejection with it.
 pub(super) fn headless(stage: &RawStage) -> Result<()> {
     let name = stage.host_of("headless");
     let host = Host { stage, through: name.clone(), name, port: CONTAINER_PORT };
     host.is_limited("ORIGINAL_DST")?;
-    host.ejects()?;
-    let after = host.call("/status/200", 1, 10)?;
-    let active = host.counted("outlier_detection.ejections_active")?;
-    ensure!(active == 1 && after.status(200) == 10, "{active} ejected, and calls go: {after:?}");
-    Ok(())
+    host.detects()?;
+    stage.kubectl.until("an ejection is counted", SOON, |_| {
+        let failed = host.call("/status/500", 1, 1)?;
+        let before = host.ejected()?;
+        let answers = host.call("/status/200", 1, 10)?;
+        let after = host.ejected()?;
+        ensure!(answers.status(200) == 10, "calls do not go to an ejected address: {answers:?}");
+        let counted = before == 1 && after == 1;
+        Ok(if counted { Seen::Done(()) } else { Seen::NotYet(format!("{failed:?}, then {before} and {after} are")) })
+    })
 }
 
 pub(super) fn static_entry(stage: &RawStage) -> Result<()> {
@@ -115,6 +127,5 @@ fn entry(stage: &RawStage, resolution: &str, kind: &str, address: &str, port: u1
     // Its name is in no DNS: the client's proxy goes by the Host header.
     let host = Host { stage, name, port: PORT, through: stage.server.to_owned() };
     host.is_limited(kind)?;
-    host.ejects()?;
-    host.is_out_of_use()
+    host.ejects()
 }
