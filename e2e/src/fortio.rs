@@ -45,12 +45,27 @@ pub fn load(kubectl: &Kubectl, url: &str, callers: u32, requests: u32) -> Result
 /// # Errors
 /// As [`load`].
 pub fn load_at(kubectl: &Kubectl, url: &str, callers: u32, requests: u32, rate: u32) -> Result<Answers> {
-    let (callers, requests, rate) = (callers.to_string(), requests.to_string(), rate.to_string());
+    load_from(kubectl, "deploy/fortio", url, callers, requests, &["-qps", &rate.to_string()])
+}
+
+/// As [`load`], from another client's container `fortio`, and with more of fortio's options.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_from(
+    kubectl: &Kubectl,
+    client: &str,
+    url: &str,
+    callers: u32,
+    requests: u32,
+    more: &[&str],
+) -> Result<Answers> {
+    let (callers, requests) = (callers.to_string(), requests.to_string());
     // Uniform: its callers would otherwise all call in the same instant.
     let options =
-        ["-qps", &rate, "-c", &callers, "-n", &requests, "-uniform", "-allow-initial-errors", "-quiet", "-json", "-"];
-    let command = [&["fortio", "load"], options.as_slice(), &[url]].concat();
-    let text = kubectl.exec("deploy/fortio", "fortio", &command)?;
+        ["-qps", "0", "-c", &callers, "-n", &requests, "-uniform", "-allow-initial-errors", "-quiet", "-json", "-"];
+    let command = [&["fortio", "load"], options.as_slice(), more, &[url]].concat();
+    let text = kubectl.exec(client, "fortio", &command)?;
     serde_json::from_str(&text).with_context(|| format!("fortio printed no JSON but: {text}"))
 }
 

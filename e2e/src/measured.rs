@@ -10,6 +10,7 @@ mod ejection;
 mod faults;
 mod limits;
 mod ports;
+mod raw_stage;
 mod readings;
 mod retries;
 mod routes;
@@ -142,5 +143,33 @@ pub fn list() {
         for (ids, says) in (family.claims)() {
             println!("{:<10} {:<14} {says}", family.name, ids.join(" "));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: &[&str] =
+        &["M1", "M2", "M3", "M4", "M6", "M7", "M8", "M9", "M10", "M11", "M12", "M13", "M14", "M15", "M76"];
+    const EJECTION: &[&str] = &["M5", "M60", "M61", "M62", "M63", "M64", "M65", "M66", "M67"];
+
+    /// Fails unless the family judges each of these once, and nothing else.
+    fn judged_once(family: Family, wanted: &[&str]) {
+        let mut ids: Vec<&str> = (family.claims)().into_iter().flat_map(|(ids, _)| ids).copied().collect();
+        let mut wanted = wanted.to_vec();
+        ids.sort_unstable();
+        wanted.sort_unstable();
+        assert_eq!(ids, wanted, "the family {}", family.name);
+    }
+
+    #[test]
+    fn every_measurement_of_limits_is_judged_once() {
+        judged_once(limits::FAMILY, LIMITS);
+    }
+
+    #[test]
+    fn every_measurement_of_ejection_is_judged_once() {
+        judged_once(ejection::FAMILY, EJECTION);
     }
 }
