@@ -13,6 +13,7 @@ mod ports;
 mod readings;
 mod retries;
 mod routes;
+mod routes_stage;
 mod sidecar;
 
 use std::process::ExitCode;
