@@ -37,8 +37,16 @@ const CLAIMS: &[Claim<Stage>] = &[
         judge: codes,
     },
     Claim { ids: &["M21"], says: "the webhook refuses a retryOn with a blank or an unknown word", judge: bad_retry_on },
-    Claim { ids: &["M22"], says: "retryOn replaces the default list: 503 alone gives up connect-failure", judge: replaces },
-    Claim { ids: &["M23"], says: "no timeout below a millisecond, nor with a part of one, is taken", judge: bad_timeouts },
+    Claim {
+        ids: &["M22"],
+        says: "retryOn replaces the default list: 503 alone gives up connect-failure",
+        judge: replaces,
+    },
+    Claim {
+        ids: &["M23"],
+        says: "no timeout below a millisecond, nor with a part of one, is taken",
+        judge: bad_timeouts,
+    },
     Claim {
         ids: &["M24"],
         says: "the overall timeout ends all tries; a perTryTimeout that does not fit into it is none",
@@ -49,7 +57,11 @@ const CLAIMS: &[Claim<Stage>] = &[
         says: "a try that perTryTimeout cut off is tried again for 5xx, gateway-error and reset only",
         judge: timeouts::per_try,
     },
-    Claim { ids: &["M26"], says: "what the client's own limit refuses is never tried again", judge: overload::at_client },
+    Claim {
+        ids: &["M26"],
+        says: "what the client's own limit refuses is never tried again",
+        judge: overload::at_client,
+    },
     Claim {
         ids: &["M27"],
         says: "what the server's limit refuses is tried again, each time, and so the load is multiplied",
@@ -62,8 +74,16 @@ const CLAIMS: &[Claim<Stage>] = &[
         judge: budget::defaults,
     },
     Claim { ids: &["M30"], says: "a budgetInterval nearly removes the budget", judge: budget::interval },
-    Claim { ids: &["M31"], says: "an entry in portLevelSettings loses the budget for its port", judge: budget::by_port },
-    Claim { ids: &["M32"], says: "subsets inherit the budget; one of their own replaces it whole", judge: budget::in_subsets },
+    Claim {
+        ids: &["M31"],
+        says: "an entry in portLevelSettings loses the budget for its port",
+        judge: budget::by_port,
+    },
+    Claim {
+        ids: &["M32"],
+        says: "subsets inherit the budget; one of their own replaces it whole",
+        judge: budget::in_subsets,
+    },
 ];
 
 /// The family.
@@ -124,7 +144,10 @@ fn defaults_in_traffic(stage: &Stage) -> Result<()> {
     let behind = dead(stage, "dead", "/get", 20)?;
     let retries = behind.by_client(stage, "dead", "upstream_rq_retry");
     let answers = behind.by_client(stage, "dead", "upstream_rq_503");
-    ensure!(retries == 0 && answers == 20, "behind a sidecar the client saw {answers} answers 503 and tried {retries} again");
+    ensure!(
+        retries == 0 && answers == 20,
+        "behind a sidecar the client saw {answers} answers 503 and tried {retries} again"
+    );
     // The server's own sidecar does retry; it answers 503 when it has.
     let by_server = behind.server.inbound(9999, "upstream_rq_retry");
     let exhausted = behind.server.inbound(9999, "upstream_rq_retry_limit_exceeded");
@@ -215,7 +238,10 @@ fn codes(stage: &Stage) -> Result<()> {
         })?;
         let counted = statuses.map(|status| seen.server.inbound(CONTAINER_PORT, &format!("upstream_rq_{status}")));
         let expected = tries.map(|tries| 5 * tries);
-        ensure!(counted == expected, "retryOn {on}: 5 calls each made {counted:?} tries of {statuses:?}, not {expected:?}");
+        ensure!(
+            counted == expected,
+            "retryOn {on}: 5 calls each made {counted:?} tries of {statuses:?}, not {expected:?}"
+        );
     }
     Ok(())
 }
@@ -226,7 +252,10 @@ fn bad_retry_on(stage: &Stage) -> Result<()> {
         let says = stage.refusal(&object)?;
         by_webhook(&says)?;
         // It quotes the word, some of them escaped.
-        ensure!(says.contains(word) && says.contains("is not a valid retryOn policy"), "for {on:?} the webhook says: {says}");
+        ensure!(
+            says.contains(word) && says.contains("is not a valid retryOn policy"),
+            "for {on:?} the webhook says: {says}"
+        );
     }
     Ok(())
 }
@@ -253,7 +282,8 @@ fn bad_timeouts(stage: &Stage) -> Result<()> {
     let per_try = |time: &str| json!({"retries": {"attempts": 2, "perTryTimeout": time}});
     for route in [timeout("0s"), timeout("0.5ms"), per_try("0s"), per_try("0.5ms")] {
         let says = stage.refusal(&stage.cases("httpbin", &[("bad", route.clone())]))?;
-        let by_schema = says.contains("must be a valid duration greater than 1ms") && !says.contains("admission webhook");
+        let by_schema =
+            says.contains("must be a valid duration greater than 1ms") && !says.contains("admission webhook");
         ensure!(by_schema, "{route} was not refused by the schema, but: {says}");
     }
     for route in [timeout("1.5ms"), per_try("1.5ms")] {

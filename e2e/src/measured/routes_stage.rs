@@ -60,8 +60,7 @@ impl Stage {
         for workload in ["httpbin", "fortio", "two", "plain"] {
             kubectl.rolled_out(&format!("deployment/{workload}"), Duration::from_mins(2))?;
         }
-        let stage =
-            Self { kubectl: kubectl.clone(), away: away.cloned(), gateway_api: false, fences: Cell::default() };
+        let stage = Self { kubectl: kubectl.clone(), away: away.cloned(), gateway_api: false, fences: Cell::default() };
         for client in stage.clients() {
             client.rolled_out("deployment/fortio", Duration::from_mins(2))?;
             // Available pods are not yet known to every proxy.
@@ -162,18 +161,22 @@ impl Stage {
         self.kubectl.apply(&list(&objects))?;
         let cluster = format!("outbound|{PORT}||{}", self.host("fence"));
         for client in self.clients() {
-            client.until(&format!("the client of {} has what was written", client.current_namespace()), SOON, |_| {
-                let dump = ConfigDump::of(client, CLIENT)?;
-                let there = |service: &str| {
-                    let host = dump.virtual_host(PORT, &self.host(service));
-                    host.and_then(|host| host.pointer("/routes/0/redirect/host_redirect")).cloned()
-                };
-                let routes = [Some(there("fence")), self.gateway_api.then(|| there("gateway-fence"))];
-                let limit = threshold(dump.cluster(&cluster), "max_connections");
-                let done = routes.iter().flatten().all(|route| route.as_ref() == Some(&json!(redirected)));
-                let seen = format!("routes of the fences {routes:?}, their limit {limit:?}");
-                Ok(if done && limit == Some(fence.into()) { Seen::Done(()) } else { Seen::NotYet(seen) })
-            })?;
+            client.until(
+                &format!("the client of {} has what was written", client.current_namespace()),
+                SOON,
+                |_| {
+                    let dump = ConfigDump::of(client, CLIENT)?;
+                    let there = |service: &str| {
+                        let host = dump.virtual_host(PORT, &self.host(service));
+                        host.and_then(|host| host.pointer("/routes/0/redirect/host_redirect")).cloned()
+                    };
+                    let routes = [Some(there("fence")), self.gateway_api.then(|| there("gateway-fence"))];
+                    let limit = threshold(dump.cluster(&cluster), "max_connections");
+                    let done = routes.iter().flatten().all(|route| route.as_ref() == Some(&json!(redirected)));
+                    let seen = format!("routes of the fences {routes:?}, their limit {limit:?}");
+                    Ok(if done && limit == Some(fence.into()) { Seen::Done(()) } else { Seen::NotYet(seen) })
+                },
+            )?;
         }
         Ok(())
     }
@@ -279,7 +282,6 @@ impl<T> Counted<T> {
     pub(super) fn retries(&self, stage: &Stage) -> u64 {
         self.by_client(stage, "httpbin", "upstream_rq_retry")
     }
-
 }
 
 impl Counted<Answers> {

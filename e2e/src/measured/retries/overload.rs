@@ -82,8 +82,18 @@ impl Held {
     /// Sends it, and waits until the server has it.
     fn start(stage: &Stage) -> Result<Self> {
         let url = stage.url("httpbin", PORT, "/delay/10?case=code");
-        let mut command =
-            stage.kubectl.command(&["exec", "deploy/fortio", "-c", "fortio", "--", "fortio", "curl", "-timeout", "30s", &url])?;
+        let mut command = stage.kubectl.command(&[
+            "exec",
+            "deploy/fortio",
+            "-c",
+            "fortio",
+            "--",
+            "fortio",
+            "curl",
+            "-timeout",
+            "30s",
+            &url,
+        ])?;
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let held = Self(child.context("the request to hold cannot be sent")?.into());
         stage.kubectl.until("the server is busy", SOON, |kubectl| {
