@@ -109,13 +109,13 @@ fn policy(route: &Value) -> Option<(u64, &str, Vec<u64>)> {
 }
 
 fn defaults(stage: &Stage) -> Result<()> {
-    let bare = stage.route("httpbin", "default")?;
+    let [bare] = stage.routes("httpbin", ["default"])?;
     ensure!(policy(&bare) == Some((2, DEFAULT_LIST, vec![])), "without a VirtualService: {bare}");
     let predicate = bare.pointer("/route/retry_policy/retry_host_predicate/0/name");
     ensure!(predicate == Some(&json!("envoy.retry_host_predicates.previous_hosts")), "no previous_hosts: {bare}");
     ensure!(bare["route"]["timeout"] == "0s", "a timeout without a VirtualService: {bare}");
     stage.write(&[stage.cases("httpbin", &[("nothing", json!({})), ("timeout", json!({"timeout": "7s"}))])])?;
-    let (nothing, timeout) = (stage.route("httpbin", "nothing")?, stage.route("httpbin", "timeout")?);
+    let [nothing, timeout] = stage.routes("httpbin", ["nothing", "timeout"])?;
     for route in [&nothing, &timeout] {
         let (here, there) = (&route["route"]["retry_policy"], &bare["route"]["retry_policy"]);
         ensure!(here == there, "a VirtualService without retries changes them: {here}, not {there}");
@@ -177,15 +177,14 @@ fn shapes(stage: &Stage) -> Result<()> {
             ("for-nothing", json!({"retries": {"attempts": 3, "retryOn": ""}})),
         ],
     )])?;
-    for (name, wanted) in [
-        ("absent", Some((2, DEFAULT_LIST, vec![]))),
-        ("empty", None),
-        ("zero", None),
-        ("three", Some((3, DEFAULT_LIST, vec![]))),
-        ("for-nothing", Some((3, DEFAULT_LIST, vec![]))),
-    ] {
-        let route = stage.route("httpbin", name)?;
-        ensure!(policy(&route) == wanted, "{name}: {}", route["route"]);
+    let [absent, empty, zero, three, for_nothing] =
+        stage.routes("httpbin", ["absent", "empty", "zero", "three", "for-nothing"])?;
+    ensure!(policy(&absent) == Some((2, DEFAULT_LIST, vec![])), "no retries: {}", absent["route"]);
+    for off in [empty, zero] {
+        ensure!(policy(&off).is_none(), "retries that are off: {}", off["route"]);
+    }
+    for on in [three, for_nothing] {
+        ensure!(policy(&on) == Some((3, DEFAULT_LIST, vec![])), "three attempts: {}", on["route"]);
     }
     stage.call("/status/503?case=zero", 10)?.expect(503, 10)?;
     for retries in [json!({"attempts": 0, "retryOn": "5xx"}), json!({"attempts": -1})] {
@@ -203,7 +202,7 @@ fn total_tries(stage: &Stage) -> Result<()> {
             ("slow", json!({"retries": {"attempts": 3, "retryOn": "503", "backoff": "100ms"}})),
         ],
     )])?;
-    let slow = stage.route("httpbin", "slow")?;
+    let [slow] = stage.routes("httpbin", ["slow"])?;
     let backoff = slow.pointer("/route/retry_policy/retry_back_off/base_interval");
     ensure!(backoff == Some(&json!("0.100s")), "backoff 100ms: {slow}");
     for (case, tries) in [("three", 40), ("two", 30), ("slow", 40)] {
@@ -224,7 +223,7 @@ fn codes(stage: &Stage) -> Result<()> {
     ];
     let cases = lists.map(|(name, on, _)| (name, json!({"retries": {"attempts": 2, "retryOn": on}})));
     stage.write(&[stage.cases("httpbin", &cases)])?;
-    let code = stage.route("httpbin", "code")?;
+    let [code] = stage.routes("httpbin", ["code"])?;
     ensure!(policy(&code) == Some((2, ",retriable-status-codes", vec![503])), "retryOn 503: {}", code["route"]);
     for (name, on, tries) in lists {
         let statuses = [503, 500, 404];

@@ -1,4 +1,4 @@
-//! Which of several VirtualServices and HTTPRoutes a client gets, and what shapes of one do.
+//! Which of several VirtualServices and `HTTPRoutes` a client gets, and what shapes of one do.
 
 mod gateway_api;
 mod precedence;

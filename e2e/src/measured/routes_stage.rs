@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 
 use crate::checkout::Checkout;
@@ -34,7 +34,7 @@ pub(super) struct Stage {
     pub kubectl: Kubectl,
     /// Of another client, where there is one.
     pub away: Option<Kubectl>,
-    /// Whether HTTPRoutes exist.
+    /// Whether `HTTPRoutes` exist.
     pub gateway_api: bool,
     fences: Cell<u32>,
 }
@@ -52,10 +52,10 @@ impl Stage {
     pub(super) fn set(checkout: &Checkout, kubectl: &Kubectl, away: Option<&Kubectl>) -> Result<Self> {
         let demo = with_images(&manifest(checkout, "demo.yaml")?);
         let more = with_images(&manifest(checkout, "measured-routes.yaml")?);
-        kubectl.apply(&documents(&demo, &["name: httpbin,", "name: fortio,"], kubectl))?;
+        kubectl.apply(&documents(&demo, &["name: httpbin,", "name: fortio,"], kubectl.current_namespace()))?;
         kubectl.apply(&more)?;
         if let Some(away) = away {
-            away.apply(&documents(&demo, &["name: fortio,"], away))?;
+            away.apply(&documents(&demo, &["name: fortio,"], away.current_namespace()))?;
         }
         for workload in ["httpbin", "fortio", "two", "plain"] {
             kubectl.rolled_out(&format!("deployment/{workload}"), Duration::from_mins(2))?;
@@ -223,12 +223,18 @@ impl Stage {
         ConfigDump::of(&self.kubectl, CLIENT)
     }
 
-    /// The client's route to a Service that has this name.
-    pub(super) fn route(&self, service: &str, name: &str) -> Result<Value> {
+    /// The client's routes to a Service that have these names.
+    pub(super) fn routes<const N: usize>(&self, service: &str, names: [&str; N]) -> Result<[Value; N]> {
         let dump = self.client()?;
         let host = dump.virtual_host(PORT, &self.host(service)).context("the client has no routes to the Service")?;
-        let route = host["routes"].as_array().into_iter().flatten().find(|route| route["name"] == name);
-        Ok(route.with_context(|| format!("the client has no route {name}, but {}", host["routes"]))?.clone())
+        let routes: Vec<Value> = names
+            .iter()
+            .map(|name| {
+                let found = host["routes"].as_array().into_iter().flatten().find(|route| route["name"] == **name);
+                found.cloned().with_context(|| format!("the client has no route {name}, but {}", host["routes"]))
+            })
+            .collect::<Result<_>>()?;
+        routes.try_into().map_err(|_| anyhow!("as many routes as names"))
     }
 
     /// Calls a path of `httpbin`, one call after the other, and counts.
@@ -314,8 +320,8 @@ pub(super) fn pool(limits: &Value) -> Value {
     json!({"trafficPolicy": {"connectionPool": limits}})
 }
 
-/// A threshold of a cluster for ordinary calls; none when there is no such cluster. What is not stated is
-/// unlimited in Istio.
+/// A threshold of a cluster for ordinary calls; none when there is no such cluster. Istio states every one but
+/// the budget, unlimited ones too.
 pub(super) fn threshold(cluster: Option<&Value>, name: &str) -> Option<u64> {
     cluster?.pointer("/circuit_breakers/thresholds/0")?.get(name)?.as_u64()
 }
@@ -327,8 +333,8 @@ pub(super) fn list(objects: &[Value]) -> String {
 
 /// Those documents of the demo that hold one of the names, moved to a namespace. Their proxies also count
 /// what their listeners do: faults, and updates of routes that they refuse.
-fn documents(demo: &str, names: &[&str], kubectl: &Kubectl) -> String {
-    let here = format!("namespace: {}", kubectl.current_namespace());
+fn documents(demo: &str, names: &[&str], namespace: &str) -> String {
+    let here = format!("namespace: {namespace}");
     let moved = demo
         .replace("namespace: resilience-demo", &here)
         .replace("cluster.outbound,cluster.inbound", "cluster.outbound,cluster.inbound,http.outbound");
@@ -343,4 +349,24 @@ pub(super) fn each_is_claimed_once(family: &super::Family, numbers: std::ops::Ra
     claimed.sort_unstable();
     let numbers: Vec<String> = numbers.map(|number| format!("M{number}")).collect();
     assert_eq!(claimed, numbers, "the family {}", family.name);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::documents;
+
+    #[test]
+    fn the_wanted_part_of_the_demo_moves_and_counts_what_listeners_do() {
+        let demo = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/demo.yaml")).unwrap();
+        let client = documents(&demo, &["name: fortio,"], "elsewhere");
+        let kinds =
+            |text: &str| text.lines().filter(|line| line.starts_with("kind: ")).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(kinds(&client), ["kind: ServiceAccount", "kind: Deployment"]);
+        assert!(client.contains("namespace: elsewhere") && !client.contains("resilience-demo"), "{client}");
+        assert!(client.contains("cluster.inbound,http.outbound"), "{client}");
+        let both = documents(&demo, &["name: httpbin,", "name: fortio,"], "elsewhere");
+        assert_eq!(kinds(&both).len(), 5, "{both}");
+    }
 }

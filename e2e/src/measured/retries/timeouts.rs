@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::measured::routes_stage::Stage;
 
-/// How many tries a call that takes 2 s has.
+/// Calls for each case.
 const CALLS: u32 = 2;
 
 pub(super) fn overall(stage: &Stage) -> Result<()> {

@@ -1,4 +1,4 @@
-//! HTTPRoutes against VirtualServices. An HTTPRoute here answers every call with 302.
+//! `HTTPRoutes` against VirtualServices. An HTTPRoute here answers every call with 302.
 
 use std::fs;
 
