@@ -36,7 +36,11 @@ const CLAIMS: &[Claim<Stage>] = &[
         says: "codes in retryOn stand as numbers; the bare word retriable-status-codes retries nothing",
         judge: codes,
     },
-    Claim { ids: &["M21"], says: "the webhook refuses a retryOn with a blank or an unknown word", judge: bad_retry_on },
+    Claim {
+        ids: &["M21"],
+        says: "the webhook refuses a retryOn with a blank, an unknown word, or a code that HTTP has not",
+        judge: bad_retry_on,
+    },
     Claim {
         ids: &["M22"],
         says: "retryOn replaces the default list: 503 alone gives up connect-failure",
@@ -246,7 +250,7 @@ fn codes(stage: &Stage) -> Result<()> {
 }
 
 fn bad_retry_on(stage: &Stage) -> Result<()> {
-    for (on, word) in [("5xx, reset", " reset"), ("foo", "foo"), ("299", "299")] {
+    for (on, word) in [("5xx, reset", " reset"), ("foo", "foo"), ("299", "299"), ("499", "499")] {
         let object = stage.cases("httpbin", &[("bad", json!({"retries": {"attempts": 2, "retryOn": on}}))]);
         let says = stage.refusal(&object)?;
         by_webhook(&says)?;

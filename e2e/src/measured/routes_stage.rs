@@ -147,6 +147,11 @@ impl Stage {
     /// Waits until every client's Envoy has what was written so far: istiod takes the objects of each kind in
     /// the order in which they were written, so one that is written last and seen proves those before it.
     pub(super) fn settle(&self) -> Result<()> {
+        self.settle_within(SOON)
+    }
+
+    /// As [`Stage::settle`], with more patience.
+    pub(super) fn settle_within(&self, limit: Duration) -> Result<()> {
         let fence = self.fences.get() + 1;
         self.fences.set(fence);
         let redirected = format!("fence-{fence}.invalid");
@@ -163,7 +168,7 @@ impl Stage {
         for client in self.clients() {
             client.until(
                 &format!("the client of {} has what was written", client.current_namespace()),
-                SOON,
+                limit,
                 |_| {
                     let dump = ConfigDump::of(client, CLIENT)?;
                     let there = |service: &str| {

@@ -1,6 +1,7 @@
 //! `HTTPRoutes` against VirtualServices. An HTTPRoute here answers every call with 302.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -32,6 +33,8 @@ pub(super) fn with_crds(
         let kinds = ["crd/httproutes.gateway.networking.k8s.io", "crd/gateways.gateway.networking.k8s.io"];
         cluster.run(&[&["wait", "--for=condition=Established", "--timeout=60s"], kinds.as_slice()].concat())?;
         routes.stage.gateway_api = true;
+        // Where they were before and went, istiod looks for them with pauses of up to a minute.
+        routes.stage.settle_within(Duration::from_mins(3))?;
         work(routes).and(routes.sweep())
     });
     // What else runs on this lab counts on their absence.
