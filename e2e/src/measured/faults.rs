@@ -120,7 +120,7 @@ fn delay_is_outside_timeouts(stage: &Stage) -> Result<()> {
     expect_injected(&passed, (0, 2))?;
     let cut_off = stage.call("/delay/3", 2)?;
     cut_off.expect(504, 2)?;
-    let retries = json!({"retries": {"attempts": 2, "retryOn": "5xx", "perTryTimeout": "200ms"}});
+    let retries = json!({"retries": {"attempts": 2, "retryOn": "5xx", "perTryTimeout": "500ms"}});
     stage.write(&[faulty(stage, "httpbin", &delay("1s"), &retries)])?;
     let tried = stage.call("/delay/3", 2)?;
     tried.expect(504, 6)?;

@@ -1,6 +1,7 @@
 //! Retries of what a limit refused.
 
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -9,6 +10,8 @@ use crate::envoy::Stats;
 use crate::measured::routes_stage::{CONTAINER_PORT, PORT, SOON, Stage, pool};
 use crate::wait::Seen;
 
+/// What a limit on requests at once refuses.
+const OVERFLOW: &str = "upstream_rq_active_overflow";
 /// Everything that could be meant by an overload.
 const ANY: &str = "5xx,503,reset,gateway-error";
 
@@ -21,7 +24,7 @@ pub(super) fn at_client(stage: &Stage) -> Result<()> {
         &json!([{"route": stage.to("httpbin"), "retries": {"attempts": 3, "retryOn": ANY}}]),
     );
     for (limits, counter) in [
-        (json!({"http": {"http2MaxRequests": 1}}), "upstream_rq_active_overflow"),
+        (json!({"http": {"http2MaxRequests": 1}}), OVERFLOW),
         (json!({"tcp": {"maxConnections": 1}, "http": {"http1MaxPendingRequests": 1}}), "upstream_rq_pending_overflow"),
     ] {
         stage.write(&[retries.clone(), stage.destination_rule("httpbin", &pool(&limits))])?;
@@ -51,51 +54,48 @@ pub(super) fn at_server(stage: &Stage) -> Result<()> {
         );
         ensure!(tries >= 250, "{on}: 200 calls of which the server refused {refused} made {tries} tries only");
     }
-    let held = Held::start(stage)?;
-    // While the one request that it admits is under way, the server refuses every try.
-    let seen = stage.counted("deploy/httpbin", || {
-        for (case, on) in lists {
-            let url = stage.url("httpbin", PORT, &format!("/get?case={case}"));
-            let answer = stage.kubectl.try_exec("deploy/fortio", "fortio", &["fortio", "curl", "-quiet", &url])?.all();
-            // The header that asks clients to keep away does not stop the retries.
-            let overloaded = answer.contains(" 503 ") && answer.to_lowercase().contains("x-envoy-overloaded: true");
-            ensure!(overloaded, "{on}: the server admits nothing, and the answer does not say so: {answer}");
+    // While the one request that it admits is under way, none passes.
+    stage.kubectl.until("three calls end while the server is busy", Duration::from_mins(2), |_| {
+        let mut held = Held::start(stage)?;
+        let seen = stage.counted("deploy/httpbin", || {
+            lists.iter().map(|(case, _)| head(stage, &format!("/get?case={case}"))).collect::<Result<Vec<_>>>()
+        })?;
+        if !held.lasts() {
+            return Ok(Seen::NotYet("the machine is slow: the server was free before the calls ended".to_owned()));
         }
-        Ok(())
-    })?;
-    ensure!(held.lasts(), "the machine is too slow: the held request ended before the calls");
-    let refused = seen.server.inbound(CONTAINER_PORT, OVERFLOW);
-    ensure!(
-        refused == 3 * 4 && seen.retries(stage) == 3 * 3,
-        "of 3 calls the server refused {refused} tries, and the client tried {} again",
-        seen.retries(stage)
-    );
-    held.end()
+        // It refuses every try, and the header that asks clients to keep away does not stop the next.
+        for answer in &seen.value {
+            let overloaded = answer.contains(" 503 ") && answer.to_lowercase().contains("x-envoy-overloaded: true");
+            ensure!(overloaded, "the server admits nothing, and an answer does not say so: {answer}");
+        }
+        let refused = seen.server.inbound(CONTAINER_PORT, OVERFLOW);
+        ensure!(
+            refused == 3 * 4 && seen.retries(stage) == 3 * 3,
+            "of 3 calls the server refused {refused} tries, and the client tried {} again",
+            seen.retries(stage)
+        );
+        held.end().map(Seen::Done)
+    })
 }
 
-const OVERFLOW: &str = "upstream_rq_active_overflow";
+/// Calls a path of `httpbin` once, and gives the answer with its headers.
+fn head(stage: &Stage, path: &str) -> Result<String> {
+    let url = stage.url("httpbin", PORT, path);
+    Ok(stage.kubectl.try_exec("deploy/fortio", "fortio", &["fortio", "curl", "-quiet", &url])?.all())
+}
 
 /// A request that the server is busy with.
-struct Held(std::cell::RefCell<Child>);
+struct Held(Child);
 
 impl Held {
     /// Sends it, and waits until the server has it.
     fn start(stage: &Stage) -> Result<Self> {
         let url = stage.url("httpbin", PORT, "/delay/10?case=code");
-        let mut command = stage.kubectl.command(&[
-            "exec",
-            "deploy/fortio",
-            "-c",
-            "fortio",
-            "--",
-            "fortio",
-            "curl",
-            "-timeout",
-            "30s",
-            &url,
-        ])?;
+        let exec = ["exec", "deploy/fortio", "-c", "fortio", "--"];
+        let mut command =
+            stage.kubectl.command(&[&exec, ["fortio", "curl", "-timeout", "30s", &url].as_slice()].concat())?;
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let held = Self(child.context("the request to hold cannot be sent")?.into());
+        let held = Self(child.context("the request to hold cannot be sent")?);
         stage.kubectl.until("the server is busy", SOON, |kubectl| {
             let active = Stats::of(kubectl, "deploy/httpbin")?.inbound(CONTAINER_PORT, "upstream_rq_active");
             Ok(if active == 1 { Seen::Done(()) } else { Seen::NotYet(format!("{active} requests")) })
@@ -103,13 +103,13 @@ impl Held {
         Ok(held)
     }
 
-    fn lasts(&self) -> bool {
-        matches!(self.0.borrow_mut().try_wait(), Ok(None))
+    fn lasts(&mut self) -> bool {
+        matches!(self.0.try_wait(), Ok(None))
     }
 
     /// Waits until the server is free again.
-    fn end(self) -> Result<()> {
-        self.0.borrow_mut().wait().context("the held request was lost")?;
+    fn end(mut self) -> Result<()> {
+        self.0.wait().context("the held request was lost")?;
         Ok(())
     }
 }

@@ -14,11 +14,11 @@ pub(super) fn overall(stage: &Stage) -> Result<()> {
     stage.write(&[stage.cases(
         "httpbin",
         &[
-            ("alone", json!({"timeout": "500ms"})),
-            ("with-retries", json!({"timeout": "500ms", "retries": {"attempts": 3, "retryOn": "5xx"}})),
-            ("two-fit", json!({"timeout": "800ms", "retries": retries("500ms")})),
-            ("longer", json!({"timeout": "500ms", "retries": retries("1s")})),
-            ("equal", json!({"timeout": "500ms", "retries": retries("500ms")})),
+            ("alone", json!({"timeout": "1s"})),
+            ("with-retries", json!({"timeout": "1s", "retries": {"attempts": 3, "retryOn": "5xx"}})),
+            ("two-fit", json!({"timeout": "1.7s", "retries": retries("1s")})),
+            ("longer", json!({"timeout": "1s", "retries": retries("2s")})),
+            ("equal", json!({"timeout": "1s", "retries": retries("1s")})),
         ],
     )])?;
     for (case, tries) in [("alone", 1), ("with-retries", 1), ("two-fit", 2), ("longer", 1), ("equal", 1)] {
@@ -37,7 +37,7 @@ pub(super) fn per_try(stage: &Stage) -> Result<()> {
         ("its-code", Some("504"), 1),
     ];
     let routes = cases.map(|(name, on, _)| {
-        let mut retries = json!({"attempts": 3, "perTryTimeout": "200ms"});
+        let mut retries = json!({"attempts": 3, "perTryTimeout": "500ms"});
         if let Some(on) = on {
             retries["retryOn"] = json!(on);
         }
@@ -52,7 +52,7 @@ pub(super) fn per_try(stage: &Stage) -> Result<()> {
 
 /// Slow calls by this route must all end with 504, each after so many tries.
 fn cut_off(stage: &Stage, case: &str, tries: u64) -> Result<()> {
-    let seen = stage.call(&format!("/delay/2?case={case}"), CALLS)?;
+    let seen = stage.call(&format!("/delay/4?case={case}"), CALLS)?;
     seen.expect(504, tries * u64::from(CALLS)).map_err(|error| error.context(case.to_owned()))?;
     let retries = seen.retries(stage);
     ensure!(retries == (tries - 1) * u64::from(CALLS), "{case}: {CALLS} calls were tried again {retries} times");
