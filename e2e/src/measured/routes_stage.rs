@@ -12,6 +12,7 @@ use crate::cluster::manifest;
 use crate::config_dump::ConfigDump;
 use crate::envoy::Stats;
 use crate::fortio::{Answers, load};
+use crate::images;
 use crate::kubectl::Kubectl;
 use crate::wait::Seen;
 use crate::workloads::with_images;
@@ -337,12 +338,14 @@ pub(super) fn list(objects: &[Value]) -> String {
 }
 
 /// Those documents of the demo that hold one of the names, moved to a namespace. Their proxies also count
-/// what their listeners do: faults, and updates of routes that they refuse.
+/// what their listeners do: faults, and updates of routes that they refuse. The server may be slow for minutes.
 fn documents(demo: &str, names: &[&str], namespace: &str) -> String {
     let here = format!("namespace: {namespace}");
+    let server = format!("image: {}", images::HTTPBIN);
     let moved = demo
         .replace("namespace: resilience-demo", &here)
-        .replace("cluster.outbound,cluster.inbound", "cluster.outbound,cluster.inbound,http.outbound");
+        .replace("cluster.outbound,cluster.inbound", "cluster.outbound,cluster.inbound,http.outbound")
+        .replace(&server, &format!("{server}\n        env: [{{name: MAX_DURATION, value: 5m}}]"));
     let wanted = moved.split("\n---\n").filter(|document| names.iter().any(|name| document.contains(name)));
     wanted.collect::<Vec<_>>().join("\n---\n")
 }
@@ -360,11 +363,12 @@ pub(super) fn each_is_claimed_once(family: &super::Family, numbers: std::ops::Ra
 mod tests {
     use std::path::Path;
 
-    use super::documents;
+    use super::{documents, with_images};
 
     #[test]
     fn the_wanted_part_of_the_demo_moves_and_counts_what_listeners_do() {
         let demo = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/demo.yaml")).unwrap();
+        let demo = with_images(&demo);
         let client = documents(&demo, &["name: fortio,"], "elsewhere");
         let kinds =
             |text: &str| text.lines().filter(|line| line.starts_with("kind: ")).map(str::to_owned).collect::<Vec<_>>();
@@ -373,5 +377,6 @@ mod tests {
         assert!(client.contains("cluster.inbound,http.outbound"), "{client}");
         let both = documents(&demo, &["name: httpbin,", "name: fortio,"], "elsewhere");
         assert_eq!(kinds(&both).len(), 5, "{both}");
+        assert!(both.contains("MAX_DURATION") && !client.contains("MAX_DURATION"), "{both}");
     }
 }

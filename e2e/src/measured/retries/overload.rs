@@ -1,7 +1,6 @@
 //! Retries of what a limit refused.
 
 use std::process::{Child, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -54,28 +53,27 @@ pub(super) fn at_server(stage: &Stage) -> Result<()> {
         );
         ensure!(tries >= 250, "{on}: 200 calls of which the server refused {refused} made {tries} tries only");
     }
+    let mut held = None;
     // While the one request that it admits is under way, none passes.
-    stage.kubectl.until("three calls end while the server is busy", Duration::from_mins(2), |_| {
-        let mut held = Held::start(stage)?;
-        let seen = stage.counted("deploy/httpbin", || {
-            lists.iter().map(|(case, _)| head(stage, &format!("/get?case={case}"))).collect::<Result<Vec<_>>>()
-        })?;
-        if !held.lasts() {
-            return Ok(Seen::NotYet("the machine is slow: the server was free before the calls ended".to_owned()));
-        }
-        // It refuses every try, and the header that asks clients to keep away does not stop the next.
-        for answer in &seen.value {
-            let overloaded = answer.contains(" 503 ") && answer.to_lowercase().contains("x-envoy-overloaded: true");
-            ensure!(overloaded, "the server admits nothing, and an answer does not say so: {answer}");
-        }
-        let refused = seen.server.inbound(CONTAINER_PORT, OVERFLOW);
-        ensure!(
-            refused == 3 * 4 && seen.retries(stage) == 3 * 3,
-            "of 3 calls the server refused {refused} tries, and the client tried {} again",
-            seen.retries(stage)
-        );
-        held.end().map(Seen::Done)
-    })
+    let seen = stage.counted("deploy/httpbin", || {
+        let held = held.insert(Held::start(stage)?);
+        let answers = lists.iter().map(|(case, _)| head(stage, &format!("/get?case={case}")));
+        let answers = answers.collect::<Result<Vec<_>>>()?;
+        ensure!(held.lasts(), "the machine is too slow: the server was free before three calls ended");
+        Ok(answers)
+    })?;
+    // It refuses every try, and the header that asks clients to keep away does not stop the next.
+    for answer in &seen.value {
+        let overloaded = answer.contains(" 503 ") && answer.to_lowercase().contains("x-envoy-overloaded: true");
+        ensure!(overloaded, "the server admits nothing, and an answer does not say so: {answer}");
+    }
+    let refused = seen.server.inbound(CONTAINER_PORT, OVERFLOW);
+    ensure!(
+        refused == 3 * 4 && seen.retries(stage) == 3 * 3,
+        "of 3 calls the server refused {refused} tries, and the client tried {} again",
+        seen.retries(stage)
+    );
+    Ok(())
 }
 
 /// Calls a path of `httpbin` once, and gives the answer with its headers.
@@ -84,16 +82,16 @@ fn head(stage: &Stage, path: &str) -> Result<String> {
     Ok(stage.kubectl.try_exec("deploy/fortio", "fortio", &["fortio", "curl", "-quiet", &url])?.all())
 }
 
-/// A request that the server is busy with.
+/// A request that the server is busy with, for two minutes at most.
 struct Held(Child);
 
 impl Held {
     /// Sends it, and waits until the server has it.
     fn start(stage: &Stage) -> Result<Self> {
-        let url = stage.url("httpbin", PORT, "/delay/10?case=code");
+        let url = stage.url("httpbin", PORT, "/delay/120?case=code");
         let exec = ["exec", "deploy/fortio", "-c", "fortio", "--"];
         let mut command =
-            stage.kubectl.command(&[&exec, ["fortio", "curl", "-timeout", "30s", &url].as_slice()].concat())?;
+            stage.kubectl.command(&[&exec, ["fortio", "curl", "-timeout", "3m", &url].as_slice()].concat())?;
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let held = Self(child.context("the request to hold cannot be sent")?);
         stage.kubectl.until("the server is busy", SOON, |kubectl| {
@@ -106,10 +104,12 @@ impl Held {
     fn lasts(&mut self) -> bool {
         matches!(self.0.try_wait(), Ok(None))
     }
+}
 
-    /// Waits until the server is free again.
-    fn end(mut self) -> Result<()> {
-        self.0.wait().context("the held request was lost")?;
-        Ok(())
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Should the request itself outlive its sender, it is in nobody's way once the limit is gone.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
