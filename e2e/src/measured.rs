@@ -14,6 +14,7 @@ mod raw_stage;
 mod readings;
 mod retries;
 mod routes;
+mod routes_stage;
 mod sidecar;
 
 use std::process::ExitCode;

@@ -2,6 +2,8 @@
 //! in the cache. Nothing is installed, and nothing is fetched that a committed checksum does not know
 //! (but for Debian's packages, which their archive's signature covers).
 
+mod gateway_api;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +14,8 @@ use crate::cache::{Cache, Key};
 use crate::checkout::Checkout;
 use crate::report::Report;
 use crate::run::{check, finish};
+
+pub use gateway_api::gateway_api_crds;
 
 /// One Go module under `e2e/parts` and what is built from it.
 struct GoPart {
