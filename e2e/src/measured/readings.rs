@@ -74,7 +74,7 @@ fn well() -> Value {
     json!({"app": "httpbin", "version": "v1"})
 }
 
-fn deployment(name: &str, labels: &Value, annotations: Value, container: Value) -> Value {
+fn deployment(name: &str, labels: &Value, annotations: Value, container: &Value) -> Value {
     let mut annotations = annotations;
     annotations["sidecar.istio.io/statsInclusionPrefixes"] = json!("cluster.outbound,cluster.inbound");
     annotations["readiness.status.sidecar.istio.io/initialDelaySeconds"] = json!("0");
@@ -98,7 +98,7 @@ fn near() -> Value {
         "resources": {"requests": {"cpu": "10m", "memory": "20Mi"}},
     });
     // With labels a pod says where it is, in place of its node; a dot stands for the slash.
-    deployment(NEAR, &json!({"app": NEAR, "istio-locality": ZONE.replace('/', ".")}), json!({}), container)
+    deployment(NEAR, &json!({"app": NEAR, "istio-locality": ZONE.replace('/', ".")}), json!({}), &container)
 }
 
 /// Older than what claims write: the oldest Service of a pod's port decides about its server's side.
@@ -115,7 +115,7 @@ fn gateway() -> Value {
         "resources": {"requests": {"cpu": "10m", "memory": "40Mi"}},
     });
     let injected = json!({"inject.istio.io/templates": "gateway"});
-    deployment(GATEWAY, &json!({"app": GATEWAY, "sidecar.istio.io/inject": "true"}), injected, container)
+    deployment(GATEWAY, &json!({"app": GATEWAY, "sidecar.istio.io/inject": "true"}), injected, &container)
 }
 
 fn gateway_service() -> Value {

@@ -60,15 +60,15 @@ fn zero_is_off(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// What became of calls: the answers, and ejections by detector.
+/// Ejections, by detector.
 #[derive(Debug, PartialEq, Eq)]
 struct Ejected {
-    by_5xx: u64,
-    by_gateway: u64,
-    by_local_origin: u64,
+    errors: u64,
+    gateway: u64,
+    local_origin: u64,
 }
 
-const NOT: Ejected = Ejected { by_5xx: 0, by_gateway: 0, by_local_origin: 0 };
+const NOT: Ejected = Ejected { errors: 0, gateway: 0, local_origin: 0 };
 
 /// Calls one after the other and reads who ejected.
 fn calls(bench: &Bench, service: &str, port: u16, path: &str, requests: u32) -> Result<(Answers, Ejected)> {
@@ -83,7 +83,7 @@ fn calls(bench: &Bench, service: &str, port: u16, path: &str, requests: u32) -> 
         )
     };
     let ejected =
-        Ejected { by_5xx: by("5xx"), by_gateway: by("gateway_failure"), by_local_origin: by("local_origin_failure") };
+        Ejected { errors: by("5xx"), gateway: by("gateway_failure"), local_origin: by("local_origin_failure") };
     Ok((answers, ejected))
 }
 
@@ -111,9 +111,9 @@ fn gateway_errors_are_5xx(bench: &Bench) -> Result<()> {
         let (_, early) = calls(bench, name, HTTP, "/status/503", 2)?;
         same(&format!("{name}: after two"), &early, &NOT)?;
         let (_, third) = calls(bench, name, HTTP, "/status/503", 1)?;
-        same(&format!("{name}: ejections by the third"), &(third.by_5xx + third.by_gateway), &1)?;
+        same(&format!("{name}: ejections by the third"), &(third.errors + third.gateway), &1)?;
         if gateway != 3 {
-            same(&format!("{name}: by 5xx"), &third.by_5xx, &1)?;
+            same(&format!("{name}: by 5xx"), &third.errors, &1)?;
         }
     }
     // Below, it decides.
@@ -125,7 +125,7 @@ fn gateway_errors_are_5xx(bench: &Bench) -> Result<()> {
         &json!({"consecutive5xxErrors": 3, "consecutiveGatewayErrors": 2}),
     )?;
     let (_, ejected) = calls(bench, "gateway-below", HTTP, "/status/503", 2)?;
-    same("gateway-below", &ejected, &Ejected { by_gateway: 1, ..NOT })
+    same("gateway-below", &ejected, &Ejected { gateway: 1, ..NOT })
 }
 
 fn the_split(bench: &Bench) -> Result<()> {
@@ -139,7 +139,7 @@ fn the_split(bench: &Bench) -> Result<()> {
     });
     refusing(bench, "split-refusing", "http", HTTP, &local)?;
     let (_, ejected) = calls(bench, "split-refusing", HTTP, "/get", 5)?;
-    same("split, refused connections", &ejected, &Ejected { by_local_origin: 1, ..NOT })?;
+    same("split, refused connections", &ejected, &Ejected { local_origin: 1, ..NOT })?;
     answering(bench, "split-answering", "http", HTTP, &local)?;
     let (answers, ejected) = calls(bench, "split-answering", HTTP, "/status/503", 10)?;
     same("split, answers 503", &(answers.status(503), ejected), &(10, NOT))?;
@@ -149,7 +149,7 @@ fn the_split(bench: &Bench) -> Result<()> {
     same("split, refused connections against 5xx", &ejected, &NOT)?;
     refusing(bench, "together", "http", HTTP, &json!({"consecutive5xxErrors": 1, "consecutiveGatewayErrors": 0}))?;
     let (_, ejected) = calls(bench, "together", HTTP, "/get", 5)?;
-    same("not split, refused connections", &ejected, &Ejected { by_5xx: 1, ..NOT })
+    same("not split, refused connections", &ejected, &Ejected { errors: 1, ..NOT })
 }
 
 fn on_tcp_only_connections_count(bench: &Bench) -> Result<()> {
@@ -161,7 +161,7 @@ fn on_tcp_only_connections_count(bench: &Bench) -> Result<()> {
         same(&format!("{well}: answers 500"), &(answers.status(500), ejected), &(10, NOT))?;
         refusing(bench, &refused, name, port, &first)?;
         let (_, ejected) = calls(bench, &refused, port, "/get", 5)?;
-        same(&refused, &ejected, &Ejected { by_5xx: 1, ..NOT })?;
+        same(&refused, &ejected, &Ejected { errors: 1, ..NOT })?;
     }
     Ok(())
 }

@@ -77,7 +77,7 @@ fn addresses(dump: &ConfigDump, cluster: &str) -> Vec<String> {
     endpoints(dump, cluster).iter().filter_map(of).collect()
 }
 
-fn which_are_sent(bench: &Bench, name: &str, healthy: Option<u32>, sent: &[u8]) -> Result<()> {
+fn which_are_sent(bench: &Bench, name: &str, healthy: Option<u32>, lasts: &[u8]) -> Result<()> {
     let more = json!([{"addresses": [address(1)]}]);
     bench.apply(&[
         service(name, None, &json!([{"name": "http", "port": PORT}])),
@@ -91,14 +91,14 @@ fn which_are_sent(bench: &Bench, name: &str, healthy: Option<u32>, sent: &[u8]) 
     }
     bench.rule(&format!("rule-{name}"), name, PORT, json!({"outlierDetection": detection}))?;
     let cluster = bench.cluster(name, PORT);
-    let claimed: Vec<String> = sent.iter().map(|last| address(*last)).collect();
+    let claimed: Vec<String> = lasts.iter().map(|last| address(*last)).collect();
     // Endpoints follow the cluster by a message of their own.
     let claimed: BTreeSet<&str> = claimed.iter().map(String::as_str).collect();
     bench
         .until("the client has the endpoints that are claimed, and each once", |dump| {
             let seen = addresses(dump, &cluster);
-            let set: BTreeSet<&str> = seen.iter().map(String::as_str).collect();
-            if set == claimed && seen.len() == claimed.len() { Ok(()) } else { Err(format!("{seen:?}")) }
+            let unique: BTreeSet<&str> = seen.iter().map(String::as_str).collect();
+            if unique == claimed && seen.len() == claimed.len() { Ok(()) } else { Err(format!("{seen:?}")) }
         })
         .map(drop)
 }
