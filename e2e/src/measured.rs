@@ -5,6 +5,7 @@
 //! that a rule of ours rests on. `cargo lab measured` lists and runs them.
 
 mod admission;
+mod bench;
 mod changes;
 mod ejection;
 mod faults;
