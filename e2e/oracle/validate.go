@@ -3,24 +3,15 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 
 	admission "k8s.io/api/admission/v1"
-	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
-	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/apimachinery/pkg/util/yaml"
 
-	"istio.io/istio/manifests"
-	"istio.io/istio/pkg/config/crd"
 	"istio.io/istio/pkg/config/schema/collections"
 	"istio.io/istio/pkg/webhooks/validation/server"
 )
@@ -40,7 +31,7 @@ type verdict struct {
 
 // validator holds both layers as they stand in front of a real install's storage.
 type validator struct {
-	crds *crd.Validator
+	crds crds
 	// webhook is istiod's own HTTP handler, called in this process.
 	webhook *http.ServeMux
 }
@@ -56,38 +47,6 @@ func newValidator() (*validator, error) {
 	return &validator{crds, mux}, err
 }
 
-// istioCRDs reads the CRDs of the base chart, of the kinds that are asked about.
-func istioCRDs() (*crd.Validator, error) {
-	file, err := manifests.FS.Open("charts/base/files/crd-all.gen.yaml")
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	kinds := map[string]bool{"DestinationRule": true, "VirtualService": true, "Sidecar": true, "ServiceEntry": true}
-	var found []apiextensions.CustomResourceDefinition
-	documents := yaml.NewYAMLOrJSONDecoder(file, 1<<20)
-	for {
-		var read apiextensionsv1.CustomResourceDefinition
-		if err := documents.Decode(&read); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			return nil, fmt.Errorf("the CRDs of the base chart: %w", err)
-		}
-		if !kinds[read.Spec.Names.Kind] {
-			continue
-		}
-		var one apiextensions.CustomResourceDefinition
-		if err := apiextensionsv1.Convert_v1_CustomResourceDefinition_To_apiextensions_CustomResourceDefinition(&read, &one, nil); err != nil {
-			return nil, err
-		}
-		found = append(found, one)
-	}
-	if len(found) != len(kinds) {
-		return nil, fmt.Errorf("the base chart has %d of the %d CRDs looked for", len(found), len(kinds))
-	}
-	return crd.NewValidatorFromCRDsWithOptions(found, crd.WithoutCRDValidation())
-}
-
 func (v *validator) validate(object json.RawMessage) (verdict, error) {
 	var read unstructured.Unstructured
 	if err := read.UnmarshalJSON(object); err != nil {
@@ -99,12 +58,9 @@ func (v *validator) validate(object json.RawMessage) (verdict, error) {
 		return verdict{}, err
 	}
 	var judged verdict
-	if err := v.crds.ValidateCustomResource(&read); err != nil {
-		judged.CRD = append(judged.CRD, err.Error())
-	}
-	path := field.NewPath("metadata")
-	for _, fault := range apivalidation.ValidateObjectMetaAccessor(&read, true, apivalidation.NameIsDNSSubdomain, path) {
-		judged.CRD = append(judged.CRD, fault.Error())
+	judged.CRD, err = v.crds.refuse(&read)
+	if err != nil {
+		return verdict{}, err
 	}
 	response, err := v.admit(&read, written)
 	if err != nil {
