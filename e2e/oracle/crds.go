@@ -82,20 +82,22 @@ func (c crds) add(read *apiextensionsv1.CustomResourceDefinition) error {
 	return nil
 }
 
-// refuse gives all that an API server has against a create with fieldValidation=Strict, which is also what
-// server-side apply has, before it asks any webhook.
-func (c crds) refuse(object *unstructured.Unstructured) ([]string, error) {
+// take does what an API server does with a create under fieldValidation=Strict (whose refusals are also
+// those of server-side apply) before it asks any webhook: gives what the webhooks are sent, and every fault.
+func (c crds) take(object *unstructured.Unstructured) (*unstructured.Unstructured, []string, error) {
 	resource, known := c[object.GroupVersionKind()]
 	if !known {
-		return nil, fmt.Errorf("no CRD of Istio's is read for %s", object.GroupVersionKind())
+		return nil, nil, fmt.Errorf("no CRD of Istio's is read for %s", object.GroupVersionKind())
 	}
 	path := field.NewPath("metadata")
 	faults := apivalidation.ValidateObjectMetaAccessor(object, true, apivalidation.NameIsDNSSubdomain, path)
-	content := object.DeepCopy().Object
+	taken := object.DeepCopy()
+	content := taken.Object
 	strict := structural.UnknownFieldPathOptions{TrackUnknownFieldPaths: true}
 	for _, unknown := range pruning.PruneWithOptions(content, resource.structural, true, strict) {
 		faults = append(faults, field.Forbidden(field.NewPath(unknown), "unknown field"))
 	}
+	defaulting.PruneNonNullableNullsWithoutDefaults(content, resource.structural)
 	defaulting.Default(content, resource.structural)
 	faults = append(faults, schemavalidation.ValidateCustomResource(nil, content, resource.openAPI)...)
 	faults = append(faults, listtype.ValidateListSetsAndMaps(nil, resource.structural, content)...)
@@ -107,5 +109,5 @@ func (c crds) refuse(object *unstructured.Unstructured) ([]string, error) {
 	for _, fault := range faults {
 		texts = append(texts, fault.Error())
 	}
-	return texts, nil
+	return taken, texts, nil
 }

@@ -52,20 +52,15 @@ func (v *validator) validate(object json.RawMessage) (verdict, error) {
 	if err := read.UnmarshalJSON(object); err != nil {
 		return verdict{}, fmt.Errorf("object: %w", err)
 	}
-	// What an API server writes is not what it read: 1.0 for an integer goes on as 1.
-	written, err := read.MarshalJSON()
+	taken, faults, err := v.crds.take(&read)
 	if err != nil {
 		return verdict{}, err
 	}
-	var judged verdict
-	judged.CRD, err = v.crds.refuse(&read)
+	response, err := v.admit(taken)
 	if err != nil {
 		return verdict{}, err
 	}
-	response, err := v.admit(&read, written)
-	if err != nil {
-		return verdict{}, err
-	}
+	judged := verdict{CRD: faults}
 	if !response.Allowed {
 		judged.Webhook = []string{response.Result.Message}
 	}
@@ -75,7 +70,11 @@ func (v *validator) validate(object json.RawMessage) (verdict, error) {
 }
 
 // admit asks the webhook as an API server does for a create.
-func (v *validator) admit(object *unstructured.Unstructured, written []byte) (*admission.AdmissionResponse, error) {
+func (v *validator) admit(object *unstructured.Unstructured) (*admission.AdmissionResponse, error) {
+	written, err := object.MarshalJSON()
+	if err != nil {
+		return nil, err
+	}
 	kind := object.GroupVersionKind()
 	review := admission.AdmissionReview{
 		TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"},

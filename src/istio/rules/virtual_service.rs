@@ -44,7 +44,7 @@ impl Check {
     fn hosts(&mut self, hosts: Option<&Value>) {
         let hosts = self.list("spec.hosts", hosts);
         self.ours(Stricter::RouteShape, !hosts.is_empty(), "spec.hosts", "must have at least one entry");
-        let mut valid = Vec::new();
+        let mut earlier: Vec<&str> = Vec::new();
         for (index, host) in hosts.iter().enumerate() {
             let path = format!("spec.hosts[{index}]");
             let host = self.text(&path, Some(host));
@@ -54,9 +54,9 @@ impl Check {
                 self.host(&path, host);
                 self.istio(host != "*", &path, "* is not for the mesh");
             }
-            let overlaps = valid.iter().any(|earlier| words::overlap(earlier, host));
+            let overlaps = earlier.iter().any(|one| words::overlap(one, host));
             self.istio(!overlaps, &path, "an earlier host covers it, or it covers one");
-            valid.push(host);
+            earlier.push(host);
         }
     }
 
