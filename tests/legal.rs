@@ -186,7 +186,7 @@ prop_compose! {
 }
 
 /// Ports that every Service of [`world`] has, for HTTP.
-const PORTS: [u16; 4] = [80, 8080, 9000, 9090];
+pub const PORTS: [u16; 4] = [80, 8080, 9000, 9090];
 
 fn is_legal(spec: &ResilienceSpec) -> bool {
     let common = spec.blocks();

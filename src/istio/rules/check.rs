@@ -27,6 +27,29 @@ impl Check {
         self.add(Source::Ours(why), holds, path, what);
     }
 
+    /// The object as Istio sees it: an API server drops `null` from a field that has a type. A server-side
+    /// apply, by which we write, refuses it.
+    pub(super) fn without_nulls(&mut self, path: &str, value: &Value) -> Value {
+        match value {
+            Value::Object(map) => {
+                let mut kept = Map::new();
+                for (key, inner) in map {
+                    let path = format!("{path}.{key}");
+                    self.ours(Stricter::WrittenNull, !inner.is_null(), &path, "must not be null");
+                    if !inner.is_null() {
+                        kept.insert(key.clone(), self.without_nulls(&path, inner));
+                    }
+                }
+                Value::Object(kept)
+            }
+            Value::Array(list) => {
+                let entries = list.iter().enumerate();
+                Value::Array(entries.map(|(i, inner)| self.without_nulls(&format!("{path}[{i}]"), inner)).collect())
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
+        }
+    }
+
     /// An object, and no field but `known`.
     pub(super) fn object<'a>(
         &mut self,

@@ -12,7 +12,8 @@ use super::{
 #[must_use]
 pub fn destination_rule_faults(spec: &Value) -> Vec<Fault> {
     let mut check = Check::default();
-    let Some(spec) = check.object("spec", spec, &["host", "trafficPolicy"]) else { return check.faults };
+    let spec = check.without_nulls("spec", spec);
+    let Some(spec) = check.object("spec", &spec, &["host", "trafficPolicy"]) else { return check.faults };
     let host = check.text("spec.host", spec.get("host"));
     check.host("spec.host", host);
     let path = "spec.trafficPolicy";
@@ -87,13 +88,16 @@ impl Check {
         for field in
             ["consecutive5xxErrors", "consecutiveGatewayErrors", "interval", "baseEjectionTime", "maxEjectionPercent"]
         {
-            // Unset means Envoy's hidden 5, 10s, 30s and 10 (semantics 4.1). The CRD has null as unset.
-            let there = detection.get(field).is_some_and(|value| !value.is_null());
-            self.ours(Stricter::DefaultUnseen, there, path, &format!("{field} must be written"));
+            // Unset means Envoy's hidden 5, 10s, 30s and 10 (semantics 4.1).
+            self.ours(
+                Stricter::DefaultUnseen,
+                detection.contains_key(field),
+                path,
+                &format!("{field} must be written"),
+            );
         }
         for field in ["consecutive5xxErrors", "consecutiveGatewayErrors", "consecutiveLocalOriginFailures"] {
-            let value = detection.get(field).filter(|value| !value.is_null());
-            self.integer(&format!("{path}.{field}"), value, UINT32);
+            self.integer(&format!("{path}.{field}"), detection.get(field), UINT32);
         }
         self.duration(path, detection, "interval");
         self.duration(path, detection, "baseEjectionTime");
@@ -128,7 +132,7 @@ impl Check {
         let Some(setting) = balancer.get("localityLbSetting") else { return };
         let Some(setting) = self.filled(&path, setting, &["enabled"]) else { return };
         let Some(enabled) = setting.get("enabled") else { return };
-        self.istio(enabled.is_boolean() || enabled.is_null(), &path, "enabled must be true or false");
+        self.istio(enabled.is_boolean(), &path, "enabled must be true or false");
         self.ours(Stricter::FailoverOn, enabled == &Value::Bool(false), &path, "enabled must be false");
     }
 
@@ -139,10 +143,9 @@ impl Check {
         let known = ["percent", "minRetryConcurrency"];
         let Some(budget) = policy.get("retryBudget").and_then(|value| self.object(path, value, &known)) else { return };
         for field in known {
-            let there = budget.get(field).is_some_and(|value| !value.is_null());
-            self.ours(Stricter::DefaultUnseen, there, path, &format!("{field} must be written"));
+            self.ours(Stricter::DefaultUnseen, budget.contains_key(field), path, &format!("{field} must be written"));
         }
-        if let Some(value) = budget.get("percent").filter(|value| !value.is_null()) {
+        if let Some(value) = budget.get("percent") {
             let percent = value.as_f64();
             let path = format!("{path}.percent");
             self.istio(percent.is_some_and(|n| (0.0..=100.0).contains(&n)), &path, "must be from 0 to 100");

@@ -71,11 +71,13 @@ pub enum Stricter {
     /// A retry word that alone retries nothing, a code that is no answer or not written as one (measured
     /// M20).
     RetryWord,
+    /// Istio never sees a `null`, and a server-side apply refuses it.
+    WrittenNull,
 }
 
 impl Stricter {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::DoesNothing,
         Self::ZeroIsUnset,
         Self::DefaultUnseen,
@@ -87,6 +89,7 @@ impl Stricter {
         Self::RouteShape,
         Self::RouteReach,
         Self::RetryWord,
+        Self::WrittenNull,
     ];
 }
 

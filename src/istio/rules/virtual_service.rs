@@ -15,7 +15,8 @@ type Matched = (i64, Option<String>);
 #[must_use]
 pub fn virtual_service_faults(spec: &Value) -> Vec<Fault> {
     let mut check = Check::default();
-    let Some(spec) = check.object("spec", spec, &["hosts", "http"]) else { return check.faults };
+    let spec = check.without_nulls("spec", spec);
+    let Some(spec) = check.object("spec", &spec, &["hosts", "http"]) else { return check.faults };
     check.hosts(spec.get("hosts"));
     let routes = check.list("spec.http", spec.get("http"));
     check.istio(!routes.is_empty(), "spec.http", "must have at least one entry");
