@@ -88,7 +88,7 @@ prop_compose! {
         let port = |number: u16, protocol: &str| json!({"number": number, "name": format!("p-{number}"), "protocol": protocol});
         let mut ports: Vec<Value> = PORTS.iter().map(|number| port(*number, http)).collect();
         let kinds = ["TLS", "TCP", "MONGO", "HTTPS", "HTTP"];
-        ports.extend(others.into_iter().map(|(number, kind)| port(number, kind.get(&kinds))));
+        ports.extend(others.into_iter().map(|(number, kind)| port(number, kinds[kind.index(kinds.len())])));
         let mut spec = json!({"hosts": [host], "ports": ports, "location": "MESH_EXTERNAL", "resolution": resolution});
         let named = resolution.starts_with("DNS");
         let endpoints: Vec<Value> = addresses.into_iter().map(|(last, locality)| {

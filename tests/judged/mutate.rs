@@ -129,16 +129,16 @@ pub fn changes(of: Vocabulary) -> impl Strategy<Value = Vec<Change>> {
         json!({"x": 1}),
         json!(""),
     ]);
-    let any = prop_oneof![3 => numbers, 3 => durations, 3 => words, 2 => shapes].boxed();
+    let drawn = prop_oneof![3 => numbers, 3 => durations, 3 => words, 2 => shapes].boxed();
     let field = sample::select(of.fields);
-    let add = (any::<sample::Index>(), field, any.clone(), 0..4_u8).prop_map(|(place, (key, fine), any, odd)| {
-        let value = if odd == 0 { any } else { serde_json::from_str(fine).expect("a value") };
+    let add = (any::<sample::Index>(), field, drawn.clone(), 0..4_u8).prop_map(|(place, (key, fine), drawn, odd)| {
+        let value = if odd == 0 { drawn } else { serde_json::from_str(fine).expect("a value") };
         Change::Add(place, key.to_owned(), value)
     });
     let index = any::<sample::Index>;
     let one = prop_oneof![
         8 => (index(), index()).prop_map(|(place, pick)| Change::Alike(place, pick)),
-        3 => (index(), any).prop_map(|(place, value)| Change::Replace(place, value)),
+        3 => (index(), drawn).prop_map(|(place, value)| Change::Replace(place, value)),
         3 => index().prop_map(Change::Remove),
         4 => add,
         1 => (index(), index()).prop_map(|(place, pick)| Change::Repeat(place, pick)),
