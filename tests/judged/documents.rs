@@ -155,7 +155,7 @@ fn sidecars_are_judged_as_istio_judges_them() {
         (Webhook, json!({"inboundConnectionPool": {}})),
         (Webhook, json!({"inboundConnectionPool": {"tcp": {"maxConnections": -1}}})),
         (Webhook, ingress(json!({}))),
-        (Webhook, json!({"workloadSelector": {"labels": {"app": "*"}}, "egress": egress})),
+        (Crd, json!({"workloadSelector": {"labels": {"app": "*"}}, "egress": egress})),
         (Crd, json!({"egress": [{"hosts": "*/*"}]})),
         (Crd, json!({"egress": egress, "outboundTrafficPolicy": {"mode": "SOMETIMES"}})),
         (Crd, json!({"inboundConnectionPool": {"tcp": {"connectTimeout": "0s"}}})),

@@ -27,52 +27,25 @@ impl Check {
         self.add(Source::Ours(why), holds, path, what);
     }
 
-    /// The object as Istio sees it: an API server drops `null` from a field that has a type. A server-side
-    /// apply, by which we write, refuses it.
-    pub(super) fn without_nulls(&mut self, path: &str, value: &Value) -> Value {
-        match value {
-            Value::Object(map) => {
-                let mut kept = Map::new();
-                for (key, inner) in map {
-                    let path = format!("{path}.{key}");
-                    self.ours(Stricter::WrittenNull, !inner.is_null(), &path, "must not be null");
-                    if !inner.is_null() {
-                        kept.insert(key.clone(), self.without_nulls(&path, inner));
-                    }
-                }
-                Value::Object(kept)
-            }
-            Value::Array(list) => {
-                let entries = list.iter().enumerate();
-                Value::Array(entries.map(|(i, inner)| self.without_nulls(&format!("{path}[{i}]"), inner)).collect())
-            }
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
-        }
-    }
-
-    /// An object, and no field but `known`.
-    pub(super) fn object<'a>(
-        &mut self,
-        path: &str,
-        value: &'a Value,
-        known: &[&str],
-    ) -> Option<&'a Map<String, Value>> {
+    /// An object, and no field but `known`; as Istio sees it: an API server drops `null` from a field that
+    /// it knows. A server-side apply, by which we write, refuses it.
+    pub(super) fn object(&mut self, path: &str, value: &Value, known: &[&str]) -> Option<Map<String, Value>> {
         let object = value.as_object();
         self.istio(object.is_some(), path, "must be an object");
-        for key in object.into_iter().flat_map(Map::keys) {
-            let what = format!("no rule for {key} is ported");
-            self.add(Source::Unported, known.contains(&key.as_str()), path, &what);
+        let mut seen = Map::new();
+        for (key, inner) in object? {
+            let ported = known.contains(&key.as_str());
+            self.add(Source::Unported, ported, path, &format!("no rule for {key} is ported"));
+            self.ours(Stricter::WrittenNull, !inner.is_null(), path, &format!("{key} must not be null"));
+            if !(ported && inner.is_null()) {
+                seen.insert(key.clone(), inner.clone());
+            }
         }
-        object
+        Some(seen)
     }
 
     /// An object that Istio takes empty, and that then does nothing.
-    pub(super) fn filled<'a>(
-        &mut self,
-        path: &str,
-        value: &'a Value,
-        known: &[&str],
-    ) -> Option<&'a Map<String, Value>> {
+    pub(super) fn filled(&mut self, path: &str, value: &Value, known: &[&str]) -> Option<Map<String, Value>> {
         let object = self.object(path, value, known)?;
         self.ours(Stricter::DoesNothing, !object.is_empty(), path, "must have at least one field");
         Some(object)
@@ -113,7 +86,9 @@ impl Check {
         range: std::ops::RangeInclusive<i64>,
     ) -> Option<i64> {
         let value = value?;
-        let number = whole(value).filter(|number| range.contains(number));
+        // An API server writes -0.0 as -0, which Go's decoder takes for no unsigned number.
+        let signed_zero = *range.start() >= 0 && value.as_f64().is_some_and(|n| n == 0.0 && n.is_sign_negative());
+        let number = whole(value).filter(|number| range.contains(number) && !signed_zero);
         let what = format!("{value} must be a whole number from {} to {}", range.start(), range.end());
         self.istio(number.is_some(), path, &what);
         number

@@ -12,8 +12,7 @@ use super::{
 #[must_use]
 pub fn destination_rule_faults(spec: &Value) -> Vec<Fault> {
     let mut check = Check::default();
-    let spec = check.without_nulls("spec", spec);
-    let Some(spec) = check.object("spec", &spec, &["host", "trafficPolicy"]) else { return check.faults };
+    let Some(spec) = check.object("spec", spec, &["host", "trafficPolicy"]) else { return check.faults };
     let host = check.text("spec.host", spec.get("host"));
     check.host("spec.host", host);
     let path = "spec.trafficPolicy";
@@ -23,9 +22,9 @@ pub fn destination_rule_faults(spec: &Value) -> Vec<Fault> {
     if let Some(policy) = spec.get("trafficPolicy").and_then(|policy| check.object(path, policy, &known)) {
         // istio `validateTrafficPolicy`: «traffic policy must have at least one field».
         check.istio(!policy.is_empty(), path, "must have at least one field");
-        check.blocks(path, policy);
-        check.retry_budget(policy);
-        check.port_level_settings(policy);
+        check.blocks(path, &policy);
+        check.retry_budget(&policy);
+        check.port_level_settings(&policy);
     }
     check.faults
 }
@@ -45,19 +44,19 @@ impl Check {
         let tcp_path = format!("{path}.tcp");
         let known = ["maxConnections", "connectTimeout", "idleTimeout", "maxConnectionDuration"];
         if let Some(tcp) = pool.get("tcp").and_then(|tcp| self.filled(&tcp_path, tcp, &known)) {
-            self.counter(&tcp_path, tcp, "maxConnections");
-            self.duration(&tcp_path, tcp, "connectTimeout");
-            self.duration(&tcp_path, tcp, "maxConnectionDuration");
-            self.tcp_idle_timeout(&tcp_path, tcp);
+            self.counter(&tcp_path, &tcp, "maxConnections");
+            self.duration(&tcp_path, &tcp, "connectTimeout");
+            self.duration(&tcp_path, &tcp, "maxConnectionDuration");
+            self.tcp_idle_timeout(&tcp_path, &tcp);
         }
         let http_path = format!("{path}.http");
         let counters = ["http1MaxPendingRequests", "http2MaxRequests", "maxRequestsPerConnection", "maxRetries"];
         let known: Vec<&str> = counters.into_iter().chain(["idleTimeout"]).collect();
         if let Some(http) = pool.get("http").and_then(|http| self.filled(&http_path, http, &known)) {
             for field in counters {
-                self.counter(&http_path, http, field);
+                self.counter(&http_path, &http, field);
             }
-            self.duration(&http_path, http, "idleTimeout");
+            self.duration(&http_path, &http, "idleTimeout");
         }
     }
 
@@ -99,8 +98,8 @@ impl Check {
         for field in ["consecutive5xxErrors", "consecutiveGatewayErrors", "consecutiveLocalOriginFailures"] {
             self.integer(&format!("{path}.{field}"), detection.get(field), UINT32);
         }
-        self.duration(path, detection, "interval");
-        self.duration(path, detection, "baseEjectionTime");
+        self.duration(path, &detection, "interval");
+        self.duration(path, &detection, "baseEjectionTime");
         for field in ["maxEjectionPercent", "minHealthPercent"] {
             let path = format!("{path}.{field}");
             if let Some(percent) = self.integer(&path, detection.get(field), INT32) {
@@ -179,7 +178,7 @@ impl Check {
             let Some(entry) = self.object(&path, entry, &known) else { continue };
             let has_block = entry.keys().any(|key| key != "port");
             self.istio(has_block, &path, "must have at least one block");
-            self.blocks(&path, entry);
+            self.blocks(&path, &entry);
             let path = format!("{path}.port");
             self.istio(entry.contains_key("port"), &path, "must be there");
             let Some(port) = entry.get("port").and_then(|port| self.object(&path, port, &["number"])) else { continue };

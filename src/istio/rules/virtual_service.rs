@@ -15,8 +15,7 @@ type Matched = (i64, Option<String>);
 #[must_use]
 pub fn virtual_service_faults(spec: &Value) -> Vec<Fault> {
     let mut check = Check::default();
-    let spec = check.without_nulls("spec", spec);
-    let Some(spec) = check.object("spec", &spec, &["hosts", "http"]) else { return check.faults };
+    let Some(spec) = check.object("spec", spec, &["hosts", "http"]) else { return check.faults };
     check.hosts(spec.get("hosts"));
     let routes = check.list("spec.http", spec.get("http"));
     check.istio(!routes.is_empty(), "spec.http", "must have at least one entry");
@@ -75,8 +74,8 @@ impl Check {
         let port = found.first().map(|(port, _)| *port);
         let one_port = found.iter().all(|(one, _)| Some(*one) == port);
         self.ours(Stricter::RouteShape, one_port, path, "must match exactly one port");
-        self.destinations(path, route, port);
-        self.duration(path, route, "timeout");
+        self.destinations(path, &route, port);
+        self.duration(path, &route, "timeout");
         if let Some(retries) = route.get("retries") {
             self.retries(&format!("{path}.retries"), retries);
         }
@@ -153,8 +152,8 @@ impl Check {
             // Without a list of its own Istio's default acts.
             self.ours(Stricter::DefaultUnseen, !on.is_empty(), path, "retryOn must be written");
         }
-        self.duration(path, retries, "perTryTimeout");
-        self.duration(path, retries, "backoff");
+        self.duration(path, &retries, "perTryTimeout");
+        self.duration(path, &retries, "backoff");
         for word in on.split(',').filter(|_| !on.is_empty()) {
             let taken = words::retry_word(word);
             self.istio(taken != Word::Refused, path, &format!("{word:?} is not a valid retryOn policy"));
