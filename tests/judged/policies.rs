@@ -195,12 +195,30 @@ fn near() -> impl Strategy<Value = Near> {
     })
 }
 
+/// The object as kubectl and every other client in Go sends it: `5.0` as `5`. The API server itself takes
+/// 5.0 where no CEL rule reads the field, and has no verdict where one does.
+fn as_sent(value: &Value) -> Value {
+    match value {
+        Value::Number(number) => {
+            #[expect(clippy::cast_possible_truncation, reason = "checked: no fraction, and it fits")]
+            let whole = number
+                .as_f64()
+                .filter(|float| number.is_f64() && float.fract() == 0.0 && float.abs() < 9e18)
+                .map(|float| float as i64);
+            whole.map_or_else(|| value.clone(), Value::from)
+        }
+        Value::Array(list) => list.iter().map(as_sent).collect(),
+        Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), as_sent(value))).collect(),
+        Value::Null | Value::Bool(_) | Value::String(_) => value.clone(),
+    }
+}
+
 /// The API server's verdict on a create that is not kept.
 async fn create(client: Client, object: &Value) -> Result<(), String> {
     let path =
         format!("/apis/{}/namespaces/{NAMESPACE}/resiliences?dryRun=All&fieldValidation=Strict", names::API_VERSION);
     let request = http::Request::post(path).header("Content-Type", "application/json");
-    let request = request.body(object.to_string().into_bytes()).expect("a request");
+    let request = request.body(as_sent(object).to_string().into_bytes()).expect("a request");
     match client.request::<Value>(request).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if matches!(status.code, 400 | 422) => Err(status.message.clone()),

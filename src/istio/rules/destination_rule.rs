@@ -20,8 +20,10 @@ pub fn destination_rule_faults(spec: &Value) -> Vec<Fault> {
     check.ours(Stricter::DoesNothing, spec.contains_key("trafficPolicy"), path, "must be there");
     let known = ["connectionPool", "outlierDetection", "loadBalancer", "retryBudget", "portLevelSettings"];
     if let Some(policy) = spec.get("trafficPolicy").and_then(|policy| check.object(path, policy, &known)) {
-        // istio `validateTrafficPolicy`: «traffic policy must have at least one field».
-        check.istio(!policy.is_empty(), path, "must have at least one field");
+        // istio `validateTrafficPolicy`: «traffic policy must have at least one field»; a list without
+        // entries is none.
+        let says = policy.values().any(|value| value.as_array().is_none_or(|list| !list.is_empty()));
+        check.istio(says, path, "must have at least one field");
         check.blocks(path, &policy);
         check.retry_budget(&policy);
         check.port_level_settings(&policy);
