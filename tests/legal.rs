@@ -114,7 +114,7 @@ fn retries() -> impl Strategy<Value = Retries> {
         option::of(sample::subsequence(methods.to_vec(), 1..=methods.len()).prop_shuffle()),
     );
     let times = (option::of(duration()), option::of(duration()));
-    let on = (option::weighted(0.9, 1..=10_i32), lists, times, option::of(budget)).prop_map(
+    let on = (option::weighted(0.9, 1..=10_i32), lists, times, option::weighted(0.2, budget)).prop_map(
         |(attempts, (retry_on, status_codes, methods), (per_try_timeout, backoff), budget)| Retries {
             attempts,
             retry_on,
