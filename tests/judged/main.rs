@@ -2,7 +2,7 @@
 //! server with our CRD.
 //!
 //! Left out of `cargo test`, which has neither. `cargo lab scenario` lists these sentences and runs them
-//! with both; by hand set JUDGED_ORACLE to the oracle's program and KUBECONFIG to an API server.
+//! with both; by hand set `JUDGED_ORACLE` to the oracle's program and KUBECONFIG to an API server.
 
 #![allow(
     clippy::unwrap_used,

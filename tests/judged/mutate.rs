@@ -220,7 +220,7 @@ fn pointers(value: &Value, at: &str, fits: &dyn Fn(&Value) -> bool, found: &mut 
     match value {
         // No key of ours has a slash or a tilde but labels, which nothing is put below.
         Value::Object(map) => {
-            map.iter().filter(|(key, _)| !key.contains(['/', '~'])).for_each(|(key, inner)| visit(key.clone(), inner))
+            map.iter().filter(|(key, _)| !key.contains(['/', '~'])).for_each(|(key, inner)| visit(key.clone(), inner));
         }
         Value::Array(list) => list.iter().enumerate().for_each(|(index, inner)| visit(index.to_string(), inner)),
         _ => {}
