@@ -24,7 +24,9 @@ impl ConfigDump {
         let text = kubectl
             .exec(target, "istio-proxy", &request)
             .with_context(|| format!("the Envoy of {target} tells no configuration"))?;
-        let dump = serde_json::from_str(&text).with_context(|| format!("the Envoy of {target} printed no JSON"))?;
+        // The agent's own log stands in front of the answer.
+        let json = text.find('{').map_or("", |start| &text[start..]);
+        let dump = serde_json::from_str(json).with_context(|| format!("the Envoy of {target} printed no JSON"))?;
         Ok(Self::parse(&dump))
     }
 
@@ -51,6 +53,12 @@ impl ConfigDump {
     #[must_use]
     pub fn clusters(&self) -> &[Value] {
         &self.clusters
+    }
+
+    /// Every table of routes.
+    #[must_use]
+    pub fn routes(&self) -> &[Value] {
+        &self.routes
     }
 
     /// Every listener that takes calls now.
