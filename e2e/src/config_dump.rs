@@ -55,6 +55,12 @@ impl ConfigDump {
         &self.clusters
     }
 
+    /// Every table of routes.
+    #[must_use]
+    pub fn routes(&self) -> &[Value] {
+        &self.routes
+    }
+
     /// Every listener that takes calls now.
     #[must_use]
     pub fn listeners(&self) -> &[Value] {

@@ -13,6 +13,7 @@ pub mod calls;
 pub mod corpus;
 pub mod drift;
 pub mod ejection;
+pub mod enforced;
 pub mod footprint;
 pub mod judged;
 pub mod leaves_nothing;
@@ -49,6 +50,7 @@ pub const ON_THE_LAB: &[Scenario] = &[
     Scenario { name: "a_policy_waits_for_its_service", run: lifecycle::waits_for_its_service },
     Scenario { name: "killed_between_two_writes_it_ends_right", run: lifecycle::killed_between_two_writes },
     Scenario { name: "at_rest_nothing_is_written", run: at_rest::nothing_is_written },
+    Scenario { name: "what_is_declared_is_what_envoy_enforces", run: enforced::is_declared },
     Scenario { name: "two_labs_live_side_by_side", run: side_by_side::live },
     Scenario { name: "the_oracle_refuses_what_a_cluster_refused", run: judged::documents },
     Scenario { name: "the_oracle_resolves_as_a_cluster_does", run: judged::resolution },
