@@ -22,6 +22,7 @@ pub mod limits;
 pub mod raw_sample;
 pub mod side_by_side;
 pub mod stage;
+pub mod versions;
 
 /// One behaviour.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +64,7 @@ pub const ON_THE_LAB: &[Scenario] = &[
         name: "ten_thousand_nearly_legal_istio_objects_get_istios_verdict_from_our_rules",
         run: judged::near_legal_objects,
     },
+    Scenario { name: "each_istio_takes_what_we_render_for_it", run: versions::each_istio_takes_what_we_render_for_it },
 ];
 
 /// Those that judge the lab itself, in a second checkout beside this one.

@@ -11,7 +11,8 @@ pub struct Endpoints {
     /// these as well since 1.31 (`PILOT_AUTO_SEND_UNHEALTHY_ENDPOINTS`), unless the rule sets
     /// `minHealthPercent` (claims R4.4a, R4.4b).
     pub all: u32,
-    /// Those of them that are ready: what proxies are sent where `minHealthPercent` is set.
+    /// Those of them that are ready; [`Observed::sent`](super::Observed::sent) tells which of the two
+    /// numbers counts.
     pub ready: u32,
     /// Zones that they are in; 0 where nothing says so.
     pub zones: u32,
