@@ -10,17 +10,17 @@
 //! ```
 
 mod apply;
-mod cache;
+pub(crate) mod cache;
 mod calls;
 mod cleanup;
 mod events;
 mod keys;
-mod observe;
+pub(crate) mod observe;
 mod reconcile;
 mod relations;
 mod retry;
 mod watch;
-mod world;
+pub(crate) mod world;
 
 use std::{
     convert::Infallible,
