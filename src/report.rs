@@ -10,6 +10,8 @@ mod preview;
 mod reasons;
 mod values;
 
+use std::fmt;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -65,6 +67,12 @@ pub struct Fault {
     pub path: String,
     /// What is wrong and what would be right.
     pub message: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.path.is_empty() { f.write_str(&self.message) } else { write!(f, "{}: {}", self.path, self.message) }
+    }
 }
 
 impl From<&Violation> for Fault {
