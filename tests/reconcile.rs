@@ -18,7 +18,7 @@ const DR: &str = "destinationrules";
 const VS: &str = "virtualservices";
 const POLICIES: &str = "resiliences";
 
-struct Operator {
+pub struct Operator {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     stop: CancellationToken,
@@ -26,7 +26,7 @@ struct Operator {
 }
 
 impl Operator {
-    fn start(fake: &Fake) -> Self {
+    pub fn start(fake: &Fake) -> Self {
         let (metrics, health) = (Arc::new(Metrics::default()), Arc::new(Health::default()));
         health.block(GATE, "not begun");
         let stop = CancellationToken::new();
@@ -36,7 +36,7 @@ impl Operator {
     }
 
     /// As `kill -9`.
-    async fn crash(self) {
+    pub async fn crash(self) {
         self.task.abort();
         let _cancelled = self.task.await;
     }
@@ -62,14 +62,14 @@ fn policy_for(name: &str, target: &str) -> Value {
     })
 }
 
-fn service(name: &str) -> Value {
+pub fn service(name: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "ns"},
         "spec": {"ports": [{"name": "http", "port": 8000}]},
     })
 }
 
-fn foreign_rule(name: &str, host: &str) -> Value {
+pub fn foreign_rule(name: &str, host: &str) -> Value {
     json!({
         "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule",
         "metadata": {"name": name, "namespace": "ns"},
@@ -103,7 +103,7 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
     timeout(Duration::from_secs(10), wait).await.unwrap_or_else(|_| panic!("never happened: {what}"));
 }
 
-async fn until_programmed(fake: &Fake, name: &str) {
+pub async fn until_programmed(fake: &Fake, name: &str) {
     until(&format!("{name} is Programmed"), || condition(fake, name, "Programmed") == "True/Programmed").await;
 }
 

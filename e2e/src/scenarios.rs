@@ -10,6 +10,7 @@ use crate::report::Report;
 
 pub mod at_rest;
 pub mod calls;
+pub mod command_line;
 pub mod corpus;
 pub mod drift;
 pub mod ejection;
@@ -48,6 +49,7 @@ pub const ON_THE_LAB: &[Scenario] = &[
     Scenario { name: "a_policy_waits_for_its_service", run: lifecycle::waits_for_its_service },
     Scenario { name: "killed_between_two_writes_it_ends_right", run: lifecycle::killed_between_two_writes },
     Scenario { name: "at_rest_nothing_is_written", run: at_rest::nothing_is_written },
+    Scenario { name: "diff_and_explain_say_what_the_operator_does", run: command_line::tells },
     Scenario { name: "two_labs_live_side_by_side", run: side_by_side::live },
 ];
 
