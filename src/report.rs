@@ -160,3 +160,22 @@ impl FieldChange {
         Self { path: change.path.join("."), before: change.have.clone(), after: change.want.clone(), reason }
     }
 }
+
+/// Changes with their reasons, a block that comes field by field: each has a reason of its own.
+fn explained<'a>(changes: impl Iterator<Item = &'a Change>, reason: impl Fn(&Change) -> String) -> Vec<FieldChange> {
+    let mut fields = Vec::new();
+    changes.for_each(|change| spread(change.clone(), &mut fields));
+    fields.iter().map(|change| FieldChange::new(change, reason(change))).collect()
+}
+
+fn spread(change: Change, fields: &mut Vec<Change>) {
+    match (&change.have, &change.want) {
+        (None, Some(Value::Object(block))) if change.path.first().is_some_and(|root| root == "spec") => {
+            for (key, value) in block {
+                let path = change.path.iter().chain([key]).cloned().collect();
+                spread(Change { path, have: None, want: Some(value.clone()) }, fields);
+            }
+        }
+        _ => fields.push(change),
+    }
+}

@@ -49,6 +49,22 @@ impl Stage {
         stage
     }
 
+    /// The page is as the file has it, but for uids and folders, which differ from run to run.
+    fn page(&self, name: &str, printed: &str) {
+        let mut printed = printed.replace(&self.folder.path().display().to_string(), "");
+        while let Some(at) = printed.find("uid-") {
+            let end = printed[at + 4..].find(|c: char| !c.is_ascii_digit()).map_or(printed.len(), |end| at + 4 + end);
+            printed.replace_range(at..end, "UID");
+        }
+        let path: PathBuf = root().join("tests/live").join(name);
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, &printed).unwrap();
+        }
+        let have = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(have == printed, "{} is not what is printed:\n{}", path.display(), difference(&have, &printed));
+    }
+
     fn file(&self, name: &str, objects: &[Value]) -> String {
         let path = self.folder.path().join(name);
         let text: Vec<String> = objects.iter().map(ToString::to_string).collect();
@@ -127,22 +143,6 @@ fn breaker(requests: u32) -> Value {
     })
 }
 
-/// The page is as the file has it. Uids differ from run to run of the controller, and nothing else.
-fn page(name: &str, printed: &str) {
-    let mut printed = printed.to_owned();
-    while let Some(at) = printed.find("uid-") {
-        let end = printed[at + 4..].find(|c: char| !c.is_ascii_digit()).map_or(printed.len(), |end| at + 4 + end);
-        printed.replace_range(at..end, "UID");
-    }
-    let path: PathBuf = root().join("tests/live").join(name);
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, &printed).unwrap();
-    }
-    let have = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(have == printed, "{} is not what is printed:\n{}", path.display(), difference(&have, &printed));
-}
-
 fn actions(report: &Value) -> Vec<String> {
     let objects = report["resiliences"][0]["objects"].as_array().unwrap();
     let word = |object: &Value| format!("{} {}", object["action"].as_str().unwrap(), object["kind"].as_str().unwrap());
@@ -164,7 +164,7 @@ async fn a_change_is_shown_as_it_is_and_as_it_would_be_with_the_reason() {
     spec["timeouts"] = json!({"connect": "1s"});
     spec["limits"]["perClient"]["connections"] = json!(7);
     let file = stage.file("changed.yaml", &[policy("shop", &spec)]);
-    page("diff.txt", &stage.prints(1, &["diff", "-f", &file]).await);
+    stage.page("diff.txt", &stage.prints(1, &["diff", "-f", &file]).await);
     let report = stage.json(1, &["diff", "-f", &file]).await;
     assert_eq!(actions(&report), ["Update Resilience", "Update DestinationRule", "Delete VirtualService"]);
     assert_eq!(report["differences"], true);
@@ -188,7 +188,7 @@ async fn a_new_policy_is_shown_whole_and_a_service_beside_it_counts_as_applied()
     assert_eq!(actions(&waits), ["Create Resilience"]);
 
     let both = stage.file("both.yaml", &[service("shop"), slice("shop", 3), policy("shop", &breaker(5))]);
-    page("diff-new.txt", &stage.prints(1, &["diff", "-f", &both]).await);
+    stage.page("diff-new.txt", &stage.prints(1, &["diff", "-f", &both]).await);
     let report = stage.json(1, &["diff", "-f", &both]).await;
     assert_eq!(report["resiliences"][0]["outcome"]["reason"], "Accepted");
     assert_eq!(actions(&report), ["Create Resilience", "Create DestinationRule", "Create VirtualService"]);
@@ -252,7 +252,7 @@ async fn the_page_of_a_policy_tells_every_value_with_its_origin() {
     spec["retries"] = json!({"attempts": 1});
     let stage = Stage::with(&spec).await;
     let printed = stage.prints(0, &["explain", "shop"]).await;
-    page("explain.txt", &printed);
+    stage.page("explain.txt", &printed);
     for way in ["resilience/shop", "rsl/shop", "svc/shop", "Service/shop"] {
         assert_eq!(stage.prints(0, &["explain", way]).await, printed, "{way}");
     }
@@ -307,7 +307,7 @@ async fn ports_are_told_where_they_differ() {
     let mut spec = breaker(5);
     spec["ports"] = json!([{"port": 9000, "timeouts": {"request": "30s"}, "ejection": {"maxPercent": 70}}]);
     stage.fake.put("resiliences", policy("shop", &spec));
-    page("explain-ports.txt", &stage.prints(0, &["explain", "shop"]).await);
+    stage.page("explain-ports.txt", &stage.prints(0, &["explain", "shop"]).await);
     let json = stage.json(0, &["explain", "shop"]).await;
     assert_eq!(json["ejection"][1], json!({"port": 9000, "endpoints": 3, "maxPercent": 70, "ejectable": 2}));
     let inherited = json["values"].as_array().unwrap().iter().filter(|value| value["origin"] == "Inherited").count();
@@ -320,8 +320,8 @@ async fn a_service_without_a_policy_has_a_page_that_names_what_concerns_it() {
     stage.fake.put("services", service("shop"));
     stage.fake.put("services", service("alone"));
     stage.fake.put("destinationrules", foreign_rule("theirs", "shop"));
-    page("explain-service.txt", &stage.prints(0, &["explain", "svc/shop"]).await);
-    page("explain-alone.txt", &stage.prints(0, &["explain", "alone"]).await);
+    stage.page("explain-service.txt", &stage.prints(0, &["explain", "svc/shop"]).await);
+    stage.page("explain-alone.txt", &stage.prints(0, &["explain", "alone"]).await);
     let json = stage.json(0, &["explain", "shop"]).await;
     assert_eq!((&json["policy"], &json["valuesAre"]), (&Value::Null, &json!("Others")));
     assert_eq!(json["beside"][0]["name"], "theirs");
@@ -333,7 +333,7 @@ async fn what_a_refused_policy_left_in_force_is_told_as_left() {
     let stage = Stage::with(&breaker(5)).await;
     let bytes = json!([{"name": "tcp", "port": 9000}]);
     stage.fake.patch("services", "shop", &json!({"spec": {"ports": bytes}}));
-    page("explain-refused.txt", &stage.prints(0, &["explain", "shop"]).await);
+    stage.page("explain-refused.txt", &stage.prints(0, &["explain", "shop"]).await);
     let json = stage.json(0, &["explain", "shop"]).await;
     assert_eq!((&json["policy"]["outcome"]["reason"], &json["valuesAre"]), (&json!("Invalid"), &json!("Left")));
     assert!(json["policy"]["outcome"]["faults"][0]["path"].as_str().unwrap().starts_with("spec.timeouts"), "{json}");

@@ -3,7 +3,7 @@
 //!
 //! `UPDATE_GOLDEN=1 cargo test output` writes the page anew.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use resilience_operator::{cli, load, report};
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
@@ -37,8 +37,8 @@ fn every_field_that_is_printed_for_programs_is_in_the_documentation() {
 fn section<T: JsonSchema>(command: &str) -> String {
     let mut generator: SchemaGenerator = SchemaSettings::draft2020_12().for_serialize().into_generator();
     let root = generator.root_schema_for::<T>();
-    let mut rows = Vec::new();
-    fields(root.as_value(), root.as_value(), "", &mut rows);
+    let (mut rows, mut known) = (Vec::new(), BTreeMap::new());
+    fields(root.as_value(), root.as_value(), "", &mut rows, &mut known);
     assert!(!rows.is_empty(), "{command} prints no field");
     let mut text = format!("\n## {command}\n\n| field | |\n|---|---|\n");
     for (path, words) in rows {
@@ -49,9 +49,15 @@ fn section<T: JsonSchema>(command: &str) -> String {
 }
 
 /// Every field below a schema, by path, in the order in which it is printed.
-fn fields(root: &Value, schema: &Value, path: &str, rows: &mut Vec<(String, String)>) {
+fn fields(
+    root: &Value,
+    schema: &Value,
+    path: &str,
+    rows: &mut Vec<(String, String)>,
+    known: &mut BTreeMap<String, String>,
+) {
     for variant in schema["oneOf"].as_array().into_iter().flatten() {
-        fields(root, variant, path, rows);
+        fields(root, variant, path, rows, known);
     }
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         let at = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
@@ -59,13 +65,14 @@ fn fields(root: &Value, schema: &Value, path: &str, rows: &mut Vec<(String, Stri
         if rows.iter().any(|(known, _)| *known == at) {
             continue;
         }
-        let mut words = said(property).to_owned();
+        let mut words = said(property).replace('\n', " ").replace("[`", "`").replace("`]", "`");
         let inner = resolved(root, property);
         let values: Vec<&str> = variants(inner).collect();
         if property["const"].is_string() {
             words = "Which of its shapes it has.".to_owned();
         }
-        if !values.is_empty() && !values.iter().all(|value| words.contains(value)) {
+        let few = (1..10).contains(&values.len());
+        if few && !values.iter().all(|value| words.contains(value)) {
             let _ = write!(words, " One of {}.", values.join(", "));
         }
         let (end, below) = match () {
@@ -77,8 +84,17 @@ fn fields(root: &Value, schema: &Value, path: &str, rows: &mut Vec<(String, Stri
             }
             () => ("", inner),
         };
+        let below_path = format!("{at}{end}");
+        // A type that was told already is not told again.
+        let earlier = below.get("properties").and_then(|_| known.get(&below.to_string())).cloned();
+        if let Some(earlier) = &earlier {
+            let _ = write!(words, " Fields as of `{earlier}`.");
+        }
         rows.push((at.clone(), words));
-        fields(root, below, &format!("{at}{end}"), rows);
+        if earlier.is_none() {
+            known.insert(below.to_string(), below_path.clone());
+            fields(root, below, &below_path, rows, known);
+        }
     }
 }
 

@@ -123,9 +123,9 @@ pub async fn report(reader: &Reader, files: &World, settings: &Settings) -> Resu
 /// For people.
 fn text(report: &Report, paint: Paint) -> String {
     let mut text = String::new();
-    for FileReport { file: _, document: _, preview } in &report.resiliences {
+    for FileReport { file, document: _, preview } in &report.resiliences {
         if preview.differs() || !preview.outcome.is_accepted() {
-            one(&mut text, preview, paint);
+            one(&mut text, file, preview, paint);
         }
     }
     text.push_str(&summary(report));
@@ -133,7 +133,7 @@ fn text(report: &Report, paint: Paint) -> String {
 }
 
 // Writing to a String cannot fail.
-fn one(text: &mut String, preview: &Preview, paint: Paint) {
+fn one(text: &mut String, file: &str, preview: &Preview, paint: Paint) {
     let Preview { namespace, name, outcome, outcome_now, objects, warnings } = preview;
     let now = match outcome_now {
         Some(now) if *now == outcome.reason => "as now".to_owned(),
@@ -141,7 +141,7 @@ fn one(text: &mut String, preview: &Preview, paint: Paint) {
         None => "nothing is said of it yet".to_owned(),
     };
     let word = paint.word(if outcome.is_accepted() { Tone::Good } else { Tone::Error }, &outcome.reason);
-    let _ = writeln!(text, "Resilience {namespace}/{name}: {word} ({now})");
+    let _ = writeln!(text, "{file}: Resilience {namespace}/{name}: {word} ({now})");
     for fault in &outcome.faults {
         let _ = writeln!(text, "  {fault}");
     }
@@ -152,8 +152,7 @@ fn one(text: &mut String, preview: &Preview, paint: Paint) {
         text.push_str(&unified(object, namespace, paint));
         for change in &object.changes {
             if object.kind != crate::names::KIND {
-                let value = |value: &Option<Value>| value.as_ref().map_or("unset".to_owned(), ToString::to_string);
-                let (before, after) = (value(&change.before), value(&change.after));
+                let (before, after) = (short(change.before.as_ref()), short(change.after.as_ref()));
                 let _ = writeln!(text, "# {}: {before} -> {after} ({})", change.path, change.reason);
             }
         }
@@ -167,6 +166,16 @@ fn one(text: &mut String, preview: &Preview, paint: Paint) {
         let _ = writeln!(text, "no longer {}: {}", warning.code, warning.message);
     }
     text.push('\n');
+}
+
+/// A value on one line; whole blocks stand in the difference above it.
+pub(super) fn short(value: Option<&Value>) -> String {
+    match value {
+        None => "unset".to_owned(),
+        Some(Value::Array(list)) if list.iter().any(Value::is_object) => format!("a list of {}", list.len()),
+        Some(Value::Object(_)) => "a block".to_owned(),
+        Some(value) => value.to_string(),
+    }
 }
 
 /// The object as it is and as it would be.
@@ -201,9 +210,12 @@ fn summary(report: &Report) -> String {
     let (new, gone) = previews
         .iter()
         .fold((0, 0), |(new, gone), preview| (new + preview.warnings.new.len(), gone + preview.warnings.gone.len()));
-    let refused = previews.iter().filter(|preview| !preview.outcome.is_accepted()).count();
+    let refused = match previews.iter().filter(|preview| !preview.outcome.is_accepted()).count() {
+        0 => String::new(),
+        number => format!(", {number} not accepted"),
+    };
     format!(
-        "{whole}, {refused} not accepted: {} to create, {} to update, {} to delete; {} more, {gone} less\n",
+        "{whole}{refused}: {} to create, {} to update, {} to delete; {} more, {gone} less\n",
         count(objects(Action::Create), "object"),
         objects(Action::Update),
         objects(Action::Delete),

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, fmt::Write as _, io::Write as _, process::ExitC
 
 use super::{
     Io, Paint, Tone, all_told,
+    diff::short,
     live::{Cluster, Live, Reader, block_on},
     output::{Output, columns, count},
 };
@@ -192,6 +193,9 @@ fn text(page: &Page, paint: Paint) -> String {
         }
     }
     heading(&mut text, values_heading(page.values_are));
+    if page.values.is_empty() && page.values_are != ValuesAre::Others {
+        text.push_str("  nothing\n");
+    }
     text.push_str(&values(&page.values));
     if page.policy.is_some() {
         heading(&mut text, "Generated");
@@ -284,6 +288,10 @@ fn conditions(policy: &PolicyPart, paint: Paint) -> String {
         vec![condition.kind.clone(), status, condition.reason.clone(), condition.message.clone()]
     });
     let mut text = columns(2, &rows.collect::<Vec<_>>());
+    let accepted = policy.conditions.iter().find(|condition| condition.kind == crate::api::conditions::ACCEPTED);
+    if accepted.is_some_and(|accepted| accepted.reason != policy.outcome.reason) {
+        let _ = writeln!(text, "  they lag behind: the operator has not said {} yet", policy.outcome.reason);
+    }
     if policy.observed_generation != policy.generation {
         let number = |generation: Option<i64>| generation.map_or("none".to_owned(), |number| number.to_string());
         let (of, now) = (number(policy.observed_generation), number(policy.generation));
@@ -336,9 +344,7 @@ fn generated(page: &Page, paint: Paint) -> String {
         };
         let _ = writeln!(text, "  {} {}: {}", object.kind, object.name, paint.word(tone, words));
         for change in &object.changes {
-            let value =
-                |value: &Option<serde_json::Value>| value.as_ref().map_or("unset".to_owned(), ToString::to_string);
-            let (have, want) = (value(&change.before), value(&change.after));
+            let (have, want) = (short(change.before.as_ref()), short(change.after.as_ref()));
             let _ = writeln!(text, "    {}: {have}, should be {want} ({})", change.path, change.reason);
         }
     }

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, error::Error as _, fmt::Debug, io::IsTerminal as _, path::PathBuf, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use futures::{FutureExt as _, future::BoxFuture, future::join_all};
 use k8s_openapi::api::{
     core::v1::{Namespace, Service},
@@ -44,7 +44,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Which cluster, and where in it: kubectl's own options.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Cluster {
-    /// Namespace of what is asked for [default: that of the context].
+    /// Namespace where nothing else names one [default: that of the context].
     #[arg(short, long, value_parser = dns_label)]
     namespace: Option<String>,
     /// Context of the kubeconfig [default: its current one].
@@ -77,17 +77,18 @@ impl Cluster {
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         let config = match (&self.kubeconfig, &self.context) {
             (Some(path), _) => {
-                let file = Kubeconfig::read_from(path).with_context(|| format!("--kubeconfig {}", path.display()))?;
-                let config = Config::from_custom_kubeconfig(file, &options).await;
-                config.with_context(|| format!("--kubeconfig {}", path.display()))?
+                // Their words hold those of their causes.
+                let broken = |error| anyhow!("--kubeconfig {}: {error}", path.display());
+                let file = Kubeconfig::read_from(path).map_err(broken)?;
+                Config::from_custom_kubeconfig(file, &options).await.map_err(broken)?
             }
             (None, Some(context)) => {
                 let config = Config::from_kubeconfig(&options).await;
-                config.with_context(|| format!("--context {context}"))?
+                config.map_err(|error| anyhow!("--context {context}: {error}"))?
             }
-            (None, None) => Config::infer().await.context(
-                "no way to a cluster: set KUBECONFIG, or say --kubeconfig FILE; `kubectl config view` shows what there is",
-            )?,
+            (None, None) => Config::infer()
+                .await
+                .map_err(|error| anyhow!("no way to a cluster ({error}): set KUBECONFIG, or say --kubeconfig FILE"))?,
         };
         let address = config.cluster_url.to_string();
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());

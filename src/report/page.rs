@@ -4,9 +4,9 @@ use kube::ResourceExt as _;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{ConditionLine, FieldChange, ValueLine, Verdict, WarningLine, reasons, values};
+use super::{ConditionLine, FieldChange, ValueLine, Verdict, WarningLine, explained, reasons, values};
 use crate::{
-    api::{EffectiveValue, Mode, Resilience, TargetRef},
+    api::{Mode, Resilience, TargetRef},
     decide::{Step, decide},
     diff::diff,
     istio::{Existing, Kind},
@@ -327,7 +327,7 @@ fn generated(step: &Step, owner: &Owner, observed: &Observed) -> Vec<GeneratedLi
         };
         let changes = write.iter().flat_map(|write| &write.changes);
         GeneratedLine {
-            changes: explained(object.kind, changes, &valid.effective),
+            changes: explained(changes, |change| reasons::reason(object.kind, change, &valid.effective)),
             ..line(object.kind, &object.name, state)
         }
     });
@@ -341,14 +341,6 @@ fn ours<'a>(owner: &'a Owner, observed: &'a Observed) -> impl Iterator<Item = &'
 
 fn line(kind: Kind, name: &str, state: State) -> GeneratedLine {
     GeneratedLine { kind: kind.to_string(), name: name.to_owned(), state, changes: Vec::new() }
-}
-
-fn explained<'a>(
-    kind: Kind,
-    changes: impl Iterator<Item = &'a crate::diff::Change>,
-    effective: &[EffectiveValue],
-) -> Vec<FieldChange> {
-    changes.map(|change| FieldChange::new(change, reasons::reason(kind, change, effective))).collect()
 }
 
 fn others<'a>(owner: &'a Owner, observed: &'a Observed) -> impl Iterator<Item = &'a Existing> {

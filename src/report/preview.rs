@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{FieldChange, Verdict, WarningLine, reasons};
+use super::{FieldChange, Verdict, WarningLine, explained, reasons};
 use crate::{
     api::{Resilience, Warning, conditions::ACCEPTED, schema::Violation},
     decide::{Step, decide},
@@ -176,7 +176,7 @@ fn of_policy(now: Option<&Resilience>, then: &Resilience) -> Option<ObjectChange
         kind: names::KIND.to_owned(),
         name: then.name_any(),
         action: if before.is_some() { Action::Update } else { Action::Create },
-        changes: changes.iter().map(|change| FieldChange::new(change, "the file says so".to_owned())).collect(),
+        changes: explained(changes.iter(), |_| "the file says so".to_owned()),
         before,
         after: Some(after),
     })
@@ -194,12 +194,12 @@ fn generated(diff: &Diff, observed: &Observed, effective: &[crate::api::Effectiv
             || object.json.clone(),
             |before| write.changes.iter().fold(before.clone(), |after, change| put(after, &change.path, &change.want)),
         );
-        let explained = |change| FieldChange::new(change, reasons::reason(object.kind, change, effective));
+        let reason = |change: &_| reasons::reason(object.kind, change, effective);
         ObjectChange {
             kind: object.kind.to_string(),
             name: object.name.clone(),
             action: if write.create { Action::Create } else { Action::Update },
-            changes: write.changes.iter().map(explained).collect(),
+            changes: explained(write.changes.iter(), reason),
             before,
             after: Some(after),
         }
