@@ -69,7 +69,7 @@ fn fields(
         let inner = resolved(root, property);
         let values: Vec<&str> = variants(inner).collect();
         if property["const"].is_string() {
-            words = "Which of its shapes it has.".to_owned();
+            "Which of its shapes it has.".clone_into(&mut words);
         }
         let few = (1..10).contains(&values.len());
         if few && !values.iter().all(|value| words.contains(value)) {

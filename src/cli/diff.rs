@@ -9,7 +9,7 @@ use similar::TextDiff;
 
 use super::{
     Io, Paint, Tone, all_told,
-    live::{Cluster, Reader, block_on},
+    live::{Connection, Reader, block_on},
     output::{Output, count},
     read,
     world::World,
@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(short = 'f', long = "filename", required = true, value_name = "FILE", value_hint = clap::ValueHint::AnyPath)]
     filenames: Vec<PathBuf>,
     #[command(flatten)]
-    cluster: Cluster,
+    cluster: Connection,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt::Write as _, io::Write as _, process::ExitC
 use super::{
     Io, Paint, Tone, all_told,
     diff::short,
-    live::{Cluster, Live, Reader, block_on},
+    live::{Connection, Live, Reader, block_on},
     output::{Output, columns, count},
 };
 use crate::{
@@ -31,7 +31,7 @@ pub struct Args {
     /// A Resilience, a Service or a ServiceEntry: NAME or KIND/NAME.
     name: Asked,
     #[command(flatten)]
-    cluster: Cluster,
+    cluster: Connection,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,

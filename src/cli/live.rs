@@ -43,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Which cluster, and where in it: kubectl's own options.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Cluster {
+pub struct Connection {
     /// Namespace where nothing else names one [default: that of the context].
     #[arg(short, long, value_parser = dns_label)]
     namespace: Option<String>,
@@ -68,7 +68,7 @@ pub struct Chosen {
     pub settings: Settings,
 }
 
-impl Cluster {
+impl Connection {
     /// Finds the way there; does not go it yet.
     ///
     /// # Errors

@@ -192,7 +192,12 @@ fn generated(diff: &Diff, observed: &Observed, effective: &[crate::api::Effectiv
         let before = there(object.kind, &object.name).map(shown);
         let after = before.as_ref().map_or_else(
             || object.json.clone(),
-            |before| write.changes.iter().fold(before.clone(), |after, change| put(after, &change.path, &change.want)),
+            |before| {
+                write
+                    .changes
+                    .iter()
+                    .fold(before.clone(), |after, change| put(after, &change.path, change.want.as_ref()))
+            },
         );
         let reason = |change: &_| reasons::reason(object.kind, change, effective);
         ObjectChange {
@@ -233,7 +238,7 @@ fn shown(there: &Existing) -> Value {
 }
 
 /// The object with one field as it should be. An owner is one of several.
-fn put(mut object: Value, path: &[String], want: &Option<Value>) -> Value {
+fn put(mut object: Value, path: &[String], want: Option<&Value>) -> Value {
     let Some((last, parents)) = path.split_last() else { return object };
     let mut node = &mut object;
     for key in parents {
