@@ -221,7 +221,7 @@ async fn a_conflict_names_whose_rule_is_in_the_way() {
 }
 
 #[tokio::test]
-async fn a_policy_that_a_younger_file_would_displace_nobody_with_says_so() {
+async fn a_second_policy_for_a_service_is_told_that_the_older_has_it() {
     let stage = Stage::with(&breaker(5)).await;
     let file = stage.file("second.yaml", &[policy("second", &breaker(7))]);
     let report = stage.json(1, &["diff", "-f", &file]).await;
@@ -418,4 +418,103 @@ async fn as_a_kubectl_plugin_it_does_the_same() {
     command.args(["explain", "shop", "-n", "ns"]).env("KUBECONFIG", stage.folder.path().join("kubeconfig"));
     let output = command.output().await.unwrap();
     assert_eq!(text(&output.stdout), stage.prints(0, &["explain", "shop"]).await);
+}
+
+fn foreign_routes(host: &str) -> Value {
+    json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+        "metadata": {"name": "theirs", "namespace": "ns"},
+        "spec": {"hosts": [host], "http": [{"route": [{"destination": {"host": host}}]}]},
+    })
+}
+
+#[tokio::test]
+async fn routes_that_another_has_are_told_as_theirs() {
+    let stage = Stage::with(&breaker(5)).await;
+    stage.fake.put("virtualservices", foreign_routes("shop"));
+    let json = stage.json(0, &["explain", "shop"]).await;
+    let of = |path: &str| {
+        let value = json["values"].as_array().unwrap().iter().find(|value| value["path"] == path).unwrap();
+        value["origin"].as_str().unwrap().to_owned()
+    };
+    assert_eq!((of("timeouts.request"), of("retries.attempts")), ("Others".into(), "Others".into()));
+    assert_eq!(of("limits.perClient.activeRequests"), "Spec");
+    assert_eq!(json["beside"][0]["concern"], "has the routes of the host: timeouts and retries are its own");
+    let states: Vec<(&str, &str)> = json["generated"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| (line["kind"].as_str().unwrap(), line["state"].as_str().unwrap()))
+        .collect();
+    assert_eq!(states, [("DestinationRule", "AsWanted"), ("VirtualService", "Unwanted")]);
+}
+
+#[tokio::test]
+async fn with_mode_observe_all_would_go_and_with_mode_suspend_nothing_is_touched() {
+    let stage = Stage::with(&breaker(5)).await;
+    let mut spec = breaker(9);
+    spec["mode"] = json!("Observe");
+    let file = stage.file("observe.yaml", &[policy("shop", &spec)]);
+    let report = stage.json(1, &["diff", "-f", &file]).await;
+    assert_eq!(actions(&report), ["Update Resilience", "Delete VirtualService", "Delete DestinationRule"]);
+    spec["mode"] = json!("Suspend");
+    let file = stage.file("suspend.yaml", &[policy("shop", &spec)]);
+    let report = stage.json(1, &["diff", "-f", &file]).await;
+    assert_eq!(actions(&report), ["Update Resilience"]);
+    let message = report["resiliences"][0]["outcome"]["message"].as_str().unwrap();
+    assert!(message.contains("Enforce would update DestinationRule shop"), "{message}");
+}
+
+#[tokio::test]
+async fn an_owner_that_was_stripped_is_one_field_and_comes_back_beside_others() {
+    let stage = Stage::with(&breaker(5)).await;
+    let uid = stage.fake.get("resiliences", "shop").unwrap()["metadata"]["uid"].clone();
+    let mut rule = stage.fake.get("destinationrules", "shop").unwrap();
+    rule["metadata"]["ownerReferences"] =
+        json!([{"apiVersion": "apps/v1", "kind": "Deployment", "name": "other", "uid": "other"}]);
+    stage.fake.put("destinationrules", rule);
+    let file = stage.file("same.yaml", &[policy("shop", &breaker(5))]);
+    let report = stage.json(1, &["diff", "-f", &file]).await;
+    assert_eq!(actions(&report), ["Update DestinationRule"]);
+    let object = &report["resiliences"][0]["objects"][0];
+    assert_eq!(object["changes"][0]["path"], "metadata.ownerReferences");
+    assert_eq!(object["changes"][0]["reason"], "says whose the object is");
+    let owners = object["after"]["metadata"]["ownerReferences"].as_array().unwrap();
+    assert_eq!(owners.iter().map(|owner| &owner["uid"]).collect::<Vec<_>>(), [&json!("other"), &uid]);
+}
+
+#[tokio::test]
+async fn a_service_entry_has_a_page_under_its_own_host() {
+    let stage = Stage::new().await;
+    stage.fake.put(
+        "serviceentries",
+        json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry", "metadata": {"name": "pay", "namespace": "ns"},
+            "spec": {"hosts": ["api.pay.example"], "resolution": "DNS", "ports": [{"number": 443, "protocol": "TLS", "name": "tls"}]},
+        }),
+    );
+    let json = stage.json(0, &["explain", "serviceentry/pay"]).await;
+    assert_eq!((&json["target"]["host"], &json["target"]["discovery"]), (&json!("api.pay.example"), &json!("Dns")));
+    assert_eq!(json["target"]["endpoints"], Value::Null);
+    let printed = stage.prints(0, &["explain", "pay"]).await;
+    assert!(printed.contains("cannot be counted (Dns)"), "{printed}");
+    assert!(!printed.contains("retries."), "calls of a TLS port cannot be seen: {printed}");
+}
+
+#[tokio::test]
+async fn a_rule_in_the_files_counts_as_applied() {
+    let stage = Stage::new().await;
+    stage.fake.put("services", service("shop"));
+    let limits = json!({"limits": {"perClient": {"activeRequests": 5}}});
+    let file = stage.file("both.yaml", &[foreign_rule("theirs", "shop"), policy("shop", &limits)]);
+    let report = stage.json(1, &["diff", "-f", &file]).await;
+    assert_eq!(report["resiliences"][0]["outcome"]["reason"], "Conflicted");
+}
+
+#[tokio::test]
+async fn a_policy_that_is_in_the_files_twice_is_no_question() {
+    let stage = Stage::new().await;
+    let file = stage.file("twice.yaml", &[policy("shop", &breaker(5)), policy("shop", &breaker(6))]);
+    let said = stage.fails(2, &["diff", "-f", &file]).await;
+    assert!(said.contains("(document 2): Resilience ns/shop is in the files twice"), "{said}");
 }
