@@ -179,7 +179,8 @@ fn is_void(value: &Value) -> bool {
     }
 }
 
-fn compare(path: Vec<String>, have: Option<&Value>, want: Option<&Value>, changes: &mut Vec<Change>) {
+/// What differs in meaning below `path`.
+pub(crate) fn compare(path: Vec<String>, have: Option<&Value>, want: Option<&Value>, changes: &mut Vec<Change>) {
     match (have, want) {
         (Some(Value::Object(have)), Some(Value::Object(want))) => {
             let mut keys: Vec<&String> = have.keys().chain(want.keys()).collect();

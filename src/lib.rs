@@ -16,11 +16,13 @@
 pub mod api;
 pub mod cli;
 pub mod controller;
+pub mod decide;
 pub mod diff;
 pub mod istio;
 pub mod load;
 pub mod names;
 pub mod observed;
+pub mod report;
 pub mod runtime;
 pub mod status;
 pub mod translate;

@@ -96,7 +96,7 @@ pub fn validate(resilience: &Resilience, observed: &Observed, settings: &Setting
     if !violations.is_empty() {
         return Err(Refusal::Invalid(violations));
     }
-    let owner = Owner { name: resilience.name_any(), namespace, uid: resilience.uid() };
+    let owner = Owner::of(resilience);
     let mut valid = resolve::resolve(spec, target, service, observed, owner);
     valid.host = host(target, service, &valid.owner.namespace, settings);
     if valid.host.is_empty() {

@@ -51,6 +51,41 @@ fn what_render_prints_can_be_read_back_beside_the_policy() {
 }
 
 #[test]
+fn manifests_are_the_same_in_both_formats() {
+    for args in [&["crd"][..], &["render", "-f", "tests/cli/ejection.yaml", "--endpoints", "3"]] {
+        let (json, yaml) = (run(&[args, &["-o", "json"]].concat(), ""), run(&[args, &["-o", "yaml"]].concat(), ""));
+        let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("it is JSON");
+        let yaml: serde_json::Value = serde_saphyr::from_str(text(&yaml.stdout)).expect("it is YAML");
+        let one = if json["kind"] == "List" { &json["items"][0] } else { &json };
+        assert_eq!(*one, yaml, "{args:?}");
+    }
+}
+
+#[test]
+fn every_command_with_an_answer_takes_the_same_formats() {
+    let offers = |command: &str, formats: &str| {
+        let help = run(&[command, "-h"], "");
+        let words = text(&help.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains(&format!("[possible values: {formats}]")), "{command}: {words}");
+    };
+    for command in ["validate", "diff", "explain", "load"] {
+        offers(command, "table, json, yaml");
+    }
+    for command in ["render", "crd"] {
+        offers(command, "yaml, json");
+    }
+}
+
+#[test]
+fn completion_knows_every_command_and_its_flags() {
+    let script = run(&["completion", "bash"], "");
+    let script = text(&script.stdout);
+    for word in ["diff", "explain", "--kubeconfig", "--context", "--namespace", "--output", "table json yaml"] {
+        assert!(script.contains(word), "{word} cannot be completed");
+    }
+}
+
+#[test]
 fn a_closed_pipe_is_a_success() {
     for args in [&["crd"][..], &["render", "-f", SAMPLE], &["validate", "-f", SAMPLE], &["completion", "bash"]] {
         let mut child = Command::new(PROGRAM)

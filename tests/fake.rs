@@ -195,8 +195,8 @@ fn undeclared(schema: &Value, value: &Value, at: &str, missing: &mut Vec<String>
 }
 
 fn key(plural: &str, object: &Value) -> Key {
-    let text = |name: &str| object["metadata"][name].as_str().unwrap().to_owned();
-    (plural.to_owned(), text("namespace"), text("name"))
+    let text = |name: &str| object["metadata"][name].as_str().map(str::to_owned);
+    (plural.to_owned(), text("namespace").unwrap_or_default(), text("name").unwrap())
 }
 
 fn refusal(code: u16, message: &str, field: &str) -> Value {
@@ -279,6 +279,23 @@ impl Fake {
         Client::new(service, "default")
     }
 
+    /// Serves on loopback as well, for whoever is another process; its address.
+    pub async fn serve_http(&self) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let fake = self.clone();
+        let app = axum::Router::new().fallback(move |request: Request<Body>| {
+            let fake = fake.clone();
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = body.collect().await.unwrap().to_bytes();
+                fake.answer(Request::from_parts(parts, kube::client::Body::from(body.to_vec()))).await
+            }
+        });
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        format!("http://{address}")
+    }
+
     async fn answer(&self, request: Request<kube::client::Body>) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
@@ -313,7 +330,11 @@ impl Fake {
         if parts.method == Method::GET && query.contains("watch=true") {
             return self.watch(&key.0, &query);
         }
-        let answer = self.serve(&parts.method, &key, subresource, apply, body);
+        let answer = if parts.method == Method::GET && key.2.is_empty() {
+            Ok(self.list(&key, &query))
+        } else {
+            self.serve(&parts.method, &key, subresource, apply, body)
+        };
         if panics {
             return Response::new(Body::from_stream(stream::poll_fn(
                 |_| -> std::task::Poll<Option<Result<Bytes, Infallible>>> { panic!("as ordered by the test") },
@@ -362,14 +383,6 @@ impl Fake {
         let mut state = self.state();
         let missing = (404, refusal(404, "not found", ""));
         match *method {
-            Method::GET if key.2.is_empty() => {
-                let items: Vec<&Value> =
-                    state.objects.iter().filter(|(one, _)| one.0 == key.0).map(|(_, object)| object).collect();
-                let version = state.version.to_string();
-                Ok(
-                    json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": version}, "items": items}),
-                )
-            }
             Method::GET => state.objects.get(key).cloned().ok_or(missing),
             Method::DELETE => {
                 let live = state.objects.get(key).ok_or(missing)?;
@@ -395,9 +408,23 @@ impl Fake {
         }
     }
 
+    /// A list in chunks, whose token is how many came before.
+    fn list(&self, key: &Key, query: &str) -> Value {
+        let state = self.state();
+        let number = |name: &str| parameter(query, name).and_then(|text| text.parse::<usize>().ok());
+        let here = |one: &Key| one.0 == key.0 && (key.1.is_empty() || one.1 == key.1);
+        let all: Vec<&Value> = state.objects.iter().filter(|(one, _)| here(one)).map(|(_, object)| object).collect();
+        let start = number("continue").unwrap_or(0);
+        let end = number("limit").filter(|limit| *limit > 0).map_or(all.len(), |limit| (start + limit).min(all.len()));
+        let mut meta = json!({"resourceVersion": state.version.to_string()});
+        if end < all.len() {
+            meta["continue"] = end.to_string().into();
+        }
+        json!({"kind": "List", "apiVersion": "v1", "metadata": meta, "items": all[start..end]})
+    }
+
     fn watch(&self, plural: &str, query: &str) -> Response<Body> {
-        let since = query.split('&').find_map(|pair| pair.strip_prefix("resourceVersion="));
-        let since: u64 = since.and_then(|since| since.parse().ok()).unwrap_or(0);
+        let since: u64 = parameter(query, "resourceVersion").and_then(|since| since.parse().ok()).unwrap_or(0);
         let (sender, lines) = mpsc::unbounded();
         let mut state = self.state();
         for (version, kind, line) in &state.history {
@@ -408,6 +435,10 @@ impl Fake {
         state.watchers.push((plural.to_owned(), sender));
         Response::new(Body::from_stream(lines.map(Ok::<_, Infallible>)))
     }
+}
+
+fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
 }
 
 /// Key, and whether the path is that of the status.

@@ -27,7 +27,7 @@ pub struct Operator {
 }
 
 impl Operator {
-    fn start(fake: &Fake) -> Self {
+    pub fn start(fake: &Fake) -> Self {
         Self::start_with(fake, Options { istiod_address: String::new(), ..Options::default() })
     }
 
@@ -41,7 +41,7 @@ impl Operator {
     }
 
     /// As `kill -9`.
-    async fn crash(self) {
+    pub async fn crash(self) {
         self.task.abort();
         let _cancelled = self.task.await;
     }
@@ -74,7 +74,7 @@ pub fn service(name: &str) -> Value {
     })
 }
 
-fn foreign_rule(name: &str, host: &str) -> Value {
+pub fn foreign_rule(name: &str, host: &str) -> Value {
     json!({
         "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule",
         "metadata": {"name": name, "namespace": "ns"},

@@ -10,6 +10,7 @@ use crate::report::Report;
 
 pub mod at_rest;
 pub mod calls;
+pub mod command_line;
 pub mod corpus;
 pub mod drift;
 pub mod ejection;
@@ -52,6 +53,7 @@ pub const ON_THE_LAB: &[Scenario] = &[
     Scenario { name: "killed_between_two_writes_it_ends_right", run: lifecycle::killed_between_two_writes },
     Scenario { name: "at_rest_nothing_is_written", run: at_rest::nothing_is_written },
     Scenario { name: "what_is_declared_is_what_envoy_enforces", run: enforced::is_declared },
+    Scenario { name: "diff_and_explain_say_what_the_operator_does", run: command_line::tells },
     Scenario { name: "two_labs_live_side_by_side", run: side_by_side::live },
     Scenario { name: "the_oracle_refuses_what_a_cluster_refused", run: judged::documents },
     Scenario { name: "the_oracle_resolves_as_a_cluster_does", run: judged::resolution },

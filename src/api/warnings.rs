@@ -139,6 +139,14 @@ impl Code {
     }
 }
 
+impl Code {
+    /// The page that tells what, why and the fix, from the root of the repository.
+    #[must_use]
+    pub fn page(self) -> String {
+        format!("docs/warnings/{self}.md")
+    }
+}
+
 impl std::fmt::Display for Code {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())

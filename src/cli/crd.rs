@@ -2,19 +2,29 @@
 
 use std::{io, process::ExitCode};
 
-use super::yaml;
+use super::{output::Manifests, yaml};
 use crate::api::schema;
 
 /// Print the custom resource definition, as crds/resilience.yaml holds it.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Manifests,
+}
 
 /// Prints it.
 ///
 /// # Errors
 /// If standard output cannot be written to.
-pub fn run(Args {}: &Args, out: &mut impl io::Write) -> anyhow::Result<ExitCode> {
-    writeln!(out, "# Printed by `resilience-operator crd`. Not edited by hand: a test compares.")?;
-    out.write_all(yaml::print(&schema::crd_json())?.as_bytes())?;
+pub fn run(args: &Args, out: &mut impl io::Write) -> anyhow::Result<ExitCode> {
+    let crd = schema::crd_json();
+    match args.output {
+        Manifests::Yaml => {
+            writeln!(out, "# Printed by `resilience-operator crd`. Not edited by hand: a test compares.")?;
+            out.write_all(yaml::print(&crd)?.as_bytes())?;
+        }
+        Manifests::Json => writeln!(out, "{crd:#}")?,
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Url};
 
+use super::output::Output;
 use crate::load::plan::{MAX_IN_FLIGHT, MAX_RATE};
 use crate::load::{self, Connections, Control, Pacing, Plan, Protocol, Report, render};
 
@@ -70,16 +71,8 @@ pub struct LoadArgs {
     #[arg(long, value_name = "PERCENT")]
     fail_above_errors: Option<f64>,
     /// How to print the report.
-    #[arg(short = 'o', long, value_enum, default_value_t = Output::Table)]
+    #[arg(short = 'o', long, value_enum, default_value_t)]
     output: Output,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Output {
-    /// For people.
-    Table,
-    /// For programs; field names carry their units.
-    Json,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -238,10 +231,8 @@ impl Drop for ClearLine {
 
 fn print(report: &Report, output: Output) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
-    let text = match output {
-        Output::Json => serde_json::to_string_pretty(report)? + "\n",
-        Output::Table => render::table(report, colour(stdout.is_terminal())),
-    };
+    let colour = colour(stdout.is_terminal());
+    let text = output.text(report, |report| render::table(report, colour))?;
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         // `load … | head -1` is a fair thing to do.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -1,14 +1,18 @@
 //! The command line: one file a subcommand; each reads, calls the library, prints.
 //!
-//! In: arguments, files, standard input. Out: standard output, standard error, an exit code:
-//! 0 done, 1 the answer is no, 2 the question could not be answered. Decides nothing: what `render`
-//! and `validate` say is what the operator's own functions say.
+//! In: arguments, files, standard input, a cluster. Out: standard output, standard error, an exit code:
+//! 0 done, 1 the answer is no, 2 the question could not be answered. Decides nothing: what `render`,
+//! `validate`, `diff` and `explain` say is what the operator's own functions say.
 
 pub mod completion;
 pub mod crd;
+pub mod diff;
+pub mod explain;
 pub mod input;
 mod io;
+pub mod live;
 pub mod load;
+pub mod output;
 pub mod render;
 pub mod run;
 pub mod validate;
@@ -40,6 +44,8 @@ enum Command {
     Run(run::Args),
     Render(render::Args),
     Validate(validate::Args),
+    Diff(diff::Args),
+    Explain(explain::Args),
     Load(load::LoadArgs),
     Crd(crd::Args),
     Completion(completion::Args),
@@ -63,6 +69,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Load(args) => load::run(args),
         Command::Render(args) => render::run(&args, &mut io),
         Command::Validate(args) => validate::run(&args, &mut io),
+        Command::Diff(args) => diff::run(&args, &mut io),
+        Command::Explain(args) => explain::run(&args, &mut io),
         Command::Crd(args) => crd::run(&args, &mut io.out),
         Command::Completion(args) => completion::run(&args, &mut io.out),
     };
@@ -116,22 +124,31 @@ impl Files {
     /// # Errors
     /// If one of them cannot be read, or if none holds a Resilience.
     fn read(&self, io: &mut Io) -> anyhow::Result<World> {
-        let world = World::new(input::read(&self.filenames, &mut std::io::stdin()), &self.namespace);
-        for line in &world.passed_over {
-            io.note(&format!("passed over {line}"));
-        }
-        if let Some((last, before)) = world.unreadable.split_last() {
-            for line in before {
-                io.error(line);
-            }
-            anyhow::bail!("{last}");
-        }
-        if world.policies.is_empty() {
-            let names: Vec<String> = self.filenames.iter().map(|path| path.display().to_string()).collect();
-            anyhow::bail!("no Resilience in {}", names.join(", "));
-        }
-        Ok(world)
+        read(&self.filenames, &self.namespace, io)
     }
+}
+
+/// Reads files; what names no namespace belongs to `namespace`.
+fn read(filenames: &[PathBuf], namespace: &str, io: &mut Io) -> anyhow::Result<World> {
+    let world = World::new(input::read(filenames, &mut std::io::stdin()), namespace);
+    for line in &world.passed_over {
+        io.note(&format!("passed over {line}"));
+    }
+    all_told(&world.unreadable, io)?;
+    if world.policies.is_empty() {
+        let names: Vec<String> = filenames.iter().map(|path| path.display().to_string()).collect();
+        anyhow::bail!("no Resilience in {}", names.join(", "));
+    }
+    Ok(world)
+}
+
+/// Tells every fault; the last one ends the command.
+fn all_told(faults: &[String], io: &mut Io) -> anyhow::Result<()> {
+    let Some((last, before)) = faults.split_last() else { return Ok(()) };
+    for line in before {
+        io.error(line);
+    }
+    anyhow::bail!("{last}")
 }
 
 fn dns_label(text: &str) -> Result<String, String> {

@@ -4,7 +4,7 @@ use std::{io::Write, process::ExitCode};
 
 use serde_json::{Value, json};
 
-use super::{Files, Io, yaml};
+use super::{Files, Io, output::Manifests, yaml};
 use crate::translate::translate;
 
 /// Print the Istio objects that the operator would generate.
@@ -20,16 +20,8 @@ pub struct Args {
     #[command(flatten)]
     files: Files,
     /// How to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Yaml)]
-    output: Format,
-}
-
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Format {
-    /// Documents with a line of --- between them.
-    Yaml,
-    /// One List.
-    Json,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Manifests,
 }
 
 /// Prints what would be generated.
@@ -75,9 +67,9 @@ pub fn run(args: &Args, io: &mut Io) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(format: Format, objects: &[Value], io: &mut Io) -> anyhow::Result<()> {
+fn print(format: Manifests, objects: &[Value], io: &mut Io) -> anyhow::Result<()> {
     match format {
-        Format::Yaml => {
+        Manifests::Yaml => {
             for (index, object) in objects.iter().enumerate() {
                 if index > 0 {
                     writeln!(io.out, "---")?;
@@ -85,7 +77,7 @@ fn print(format: Format, objects: &[Value], io: &mut Io) -> anyhow::Result<()> {
                 io.out.write_all(yaml::print(object)?.as_bytes())?;
             }
         }
-        Format::Json => {
+        Manifests::Json => {
             let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
             writeln!(io.out, "{list:#}")?;
         }

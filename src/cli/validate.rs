@@ -1,12 +1,16 @@
 //! `validate -f`: every fault of every Resilience in the files, without a cluster.
 
-use std::{io::Write, process::ExitCode};
+use std::{fmt::Write as _, io::Write as _, process::ExitCode};
 
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::json;
 
-use super::{Files, Io, Tone, world::World};
-use crate::api::{Warning, schema::Violation};
+use super::{
+    Files, Io, Paint, Tone,
+    output::{Output, count},
+    world::World,
+};
+use crate::report::{Fault, WarningLine};
 
 /// Check Resiliences without a cluster, as strictly as the cluster would and no stricter.
 ///
@@ -20,27 +24,36 @@ pub struct Args {
     #[command(flatten)]
     files: Files,
     /// How to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Format {
-    /// A line for each fault and warning, then the count.
-    Text,
-    /// One object, for tools.
-    Json,
+/// All that is printed.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Whether there are no faults: exit code 0.
+    pub valid: bool,
+    /// In the order of the files.
+    pub resiliences: Vec<FileReport>,
 }
 
 /// What is to be said of one Resilience.
-#[derive(Debug, Serialize)]
-struct Report {
-    file: String,
-    document: usize,
-    namespace: String,
-    name: String,
-    faults: Vec<Violation>,
-    warnings: Vec<Warning>,
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FileReport {
+    /// The file, or -.
+    pub file: String,
+    /// Its number in the file, from 1.
+    pub document: usize,
+    /// Namespace of the policy.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Every fault, by path.
+    pub faults: Vec<Fault>,
+    /// What is legal but will surprise.
+    pub warnings: Vec<WarningLine>,
     #[serde(skip)]
     place: String,
 }
@@ -51,54 +64,56 @@ struct Report {
 /// If the files cannot be read or standard output cannot be written to.
 pub fn run(args: &Args, io: &mut Io) -> anyhow::Result<ExitCode> {
     let world = args.files.read(io)?;
-    let reports = reports(&world, &args.files);
-    let bad = reports.iter().filter(|report| !report.faults.is_empty()).count();
-    match args.output {
-        Format::Text => text(&reports, bad, io)?,
-        Format::Json => writeln!(io.out, "{:#}", json!({"valid": bad == 0, "resiliences": reports}))?,
-    }
-    Ok(if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let report = report(&world, &args.files);
+    let paint = io.paint;
+    let text = args.output.text(&report, |report| text(report, paint))?;
+    io.out.write_all(text.as_bytes())?;
+    Ok(if report.valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn reports(world: &World, files: &Files) -> Vec<Report> {
+fn report(world: &World, files: &Files) -> Report {
     let settings = files.settings();
-    let reports = world.policies.iter().map(|policy| {
+    let resiliences = world.policies.iter().map(|policy| {
         let (faults, warnings) = match world.decide(policy, &settings, files.endpoints) {
             Ok(valid) => (Vec::new(), valid.warnings),
             Err(faults) => (faults, Vec::new()),
         };
-        Report {
+        FileReport {
             file: policy.place.file.clone(),
             document: policy.place.document,
             namespace: policy.namespace.clone(),
             name: policy.name.clone(),
-            faults,
-            warnings,
+            faults: faults.iter().map(Fault::from).collect(),
+            warnings: warnings.iter().map(WarningLine::from).collect(),
             place: policy.place.to_string(),
         }
     });
-    reports.collect()
+    let resiliences: Vec<FileReport> = resiliences.collect();
+    Report { valid: resiliences.iter().all(|report| report.faults.is_empty()), resiliences }
 }
 
-fn text(reports: &[Report], bad: usize, io: &mut Io) -> anyhow::Result<()> {
+/// For people. Writing to a String cannot fail.
+fn text(report: &Report, paint: Paint) -> String {
+    let mut text = String::new();
+    let reports = &report.resiliences;
     for report in reports {
         let whose = format!("{}: Resilience {}/{}", report.place, report.namespace, report.name);
         for fault in &report.faults {
-            writeln!(io.out, "{}: {whose}: {fault}", io.paint.word(Tone::Error, "error"))?;
+            let _ = writeln!(text, "{}: {whose}: {fault}", paint.word(Tone::Error, "error"));
         }
         for warning in &report.warnings {
-            let word = io.paint.word(Tone::Warning, "warning");
-            writeln!(io.out, "{word}: {whose}: {}: {}", warning.code, warning.message)?;
+            let word = paint.word(Tone::Warning, "warning");
+            let _ = writeln!(text, "{word}: {whose}: {}: {}", warning.code, warning.message);
         }
     }
-    let count = |number: usize, one: &str| format!("{number} {one}{}", if number == 1 { "" } else { "s" });
     let warnings: usize = reports.iter().map(|report| report.warnings.len()).sum();
     let whole = if reports.len() == 1 { "1 Resilience".to_owned() } else { format!("{} Resiliences", reports.len()) };
     let faults: usize = reports.iter().map(|report| report.faults.len()).sum();
+    let bad = reports.iter().filter(|report| !report.faults.is_empty()).count();
     let verdict = match bad {
-        0 => io.paint.word(Tone::Good, "no faults"),
-        _ => format!("{} in {bad} of them", io.paint.word(Tone::Error, &count(faults, "fault"))),
+        0 => paint.word(Tone::Good, "no faults"),
+        _ => format!("{} in {bad} of them", paint.word(Tone::Error, &count(faults, "fault"))),
     };
-    writeln!(io.out, "{whole}: {verdict}, {}", count(warnings, "warning"))?;
-    Ok(())
+    let _ = writeln!(text, "{whole}: {verdict}, {}", count(warnings, "warning"));
+    text
 }

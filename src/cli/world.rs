@@ -15,9 +15,11 @@ use crate::{
         Resilience, TargetKind,
         schema::{self, Violation},
     },
+    controller::{cache::Entry, world as live},
     istio::{Existing, Kind, Knows},
     names,
     observed::{Endpoints, Membership, Observed, Rival, ServiceView, Target, WAYPOINT, count_endpoints},
+    report::as_applied,
     validate::{Refusal, Settings, Valid, validate},
 };
 
@@ -169,6 +171,45 @@ impl World {
         rivals.collect()
     }
 
+    /// Puts all of it on top of what a cluster has, as if it were applied: what only the API server knows
+    /// stays as it is there. A policy that the API server would refuse is left out.
+    pub(super) fn lay_over(&self, live: &live::World) {
+        for ((namespace, name), service) in &self.services {
+            let mut entry = live::service(service.clone());
+            // Whatever version the file was once read at, it is the latest now.
+            (entry.namespace, entry.name, entry.version) = (namespace.clone(), name.clone(), None);
+            let _delta = live.services.put(entry);
+        }
+        for ((namespace, name), view) in &self.entries {
+            let _delta = live.entries.put(fresh(namespace, name, view.clone()));
+        }
+        for (name, membership) in &self.namespaces {
+            let _delta = live.namespaces.put(fresh(name, name, *membership));
+        }
+        for slice in self.slices.values().flatten() {
+            let mut entry = live::slice(slice.clone());
+            entry.version = None;
+            let _delta = live.slices.put(entry);
+        }
+        for rule in &self.rules {
+            let cache = live.istio(rule.kind);
+            let mut rule = rule.clone();
+            if let Some(there) = cache.get(&rule.namespace, &rule.name) {
+                let labels = there.view.labels.clone().into_iter().chain(rule.labels);
+                rule = Existing { labels: labels.collect(), spec: rule.spec, ..there.view.clone() };
+            }
+            let (namespace, name) = (rule.namespace.clone(), rule.name.clone());
+            let uid = rule.uid.clone().unwrap_or_default();
+            let _delta = cache.put(Entry { uid, ..fresh(&namespace, &name, rule) });
+        }
+        for (policy, file) in self.policies.iter().filter_map(|policy| Some((policy, policy.object.as_ref().ok()?))) {
+            let there = live.policies.get(&policy.namespace, &policy.name);
+            let then = as_applied(file, there.as_ref().map(|there| there.view.meta()));
+            let view = live::Policy::Readable(Box::new(then));
+            let _delta = live.policies.put(fresh(&policy.namespace, &policy.name, view));
+        }
+    }
+
     /// Names of policies that are in the files twice, at all their places but the first.
     #[must_use]
     pub fn repeated(&self) -> Vec<&Policy> {
@@ -196,6 +237,10 @@ impl World {
             }
         })
     }
+}
+
+fn fresh<V>(namespace: &str, name: &str, view: V) -> Entry<V> {
+    Entry { namespace: namespace.to_owned(), name: name.to_owned(), uid: String::new(), version: None, view }
 }
 
 fn existing(kind: Kind, value: &Value) -> serde_json::Result<Existing> {

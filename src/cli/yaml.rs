@@ -7,7 +7,7 @@
 use std::fmt;
 
 use serde::{
-    Deserialize, Deserializer,
+    Deserialize, Deserializer, Serialize,
     de::{Error, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Map, Number, Value};
@@ -59,7 +59,7 @@ fn parse(document: &str) -> Result<Value, String> {
 ///
 /// # Errors
 /// If the value cannot be written as YAML, which no value of ours is.
-pub fn print(value: &Value) -> anyhow::Result<String> {
+pub fn print(value: &impl Serialize) -> anyhow::Result<String> {
     let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
     Ok(serde_saphyr::to_string_with_options(value, options)?)
 }

@@ -10,18 +10,18 @@
 //! ```
 
 mod apply;
-mod cache;
+pub(crate) mod cache;
 mod calls;
 mod cleanup;
 mod events;
 mod installed;
 mod keys;
-mod observe;
+pub(crate) mod observe;
 mod reconcile;
 mod relations;
 mod retry;
 mod watch;
-mod world;
+pub(crate) mod world;
 
 use std::{
     convert::Infallible,

@@ -12,13 +12,10 @@ use super::{
     world,
 };
 use crate::{
-    api::{GeneratedRef, Mode, Ownership, Resilience, ResilienceSpec, ResilienceStatus, schema::Violation},
-    diff::{describe, diff},
-    istio::Existing,
-    observed::Observed,
-    status::{self, Frozen, Outcome, status},
-    translate::translate,
-    validate::{Owner, Refusal, Settings, Valid, is_ours, validate},
+    api::{Resilience, ResilienceSpec, ResilienceStatus, schema::Violation},
+    decide::{Step, decide},
+    status::{self, Outcome, status},
+    validate::Settings,
 };
 
 /// What every reconcile needs.
@@ -38,16 +35,15 @@ pub async fn reconcile(context: &Context, resilience: &Resilience) -> Result<Out
 
     let observed = observe(resilience, &hands.world, &settings.cluster_domain); // reads
 
-    let outcome = match validate(resilience, &observed, settings) {
+    let outcome = match decide(resilience, &observed, settings) {
         // pure
-        Ok(valid) => act(hands, valid, &observed).await?, // writes
-        Err(refusal) => {
-            if let Refusal::Superseded(_) = refusal {
-                let uid = resilience.uid().unwrap_or_default();
-                cleanup::release(hands, &namespace(resilience), &uid).await?; // writes
-            }
-            Outcome::from(refusal)
+        Step::Apply(plan) => apply(hands, plan.valid, &plan.desired, &plan.diff).await, // writes
+        Step::Release(outcome) => {
+            let uid = resilience.uid().unwrap_or_default();
+            cleanup::release(hands, &namespace(resilience), &uid).await?; // writes
+            outcome
         }
+        Step::Leave(outcome) => outcome,
     };
 
     if let Some(status) = status(resilience, &outcome, Timestamp::now()) {
@@ -56,36 +52,6 @@ pub async fn reconcile(context: &Context, resilience: &Resilience) -> Result<Out
     }
     events::publish(recorder, resilience, &outcome).await; // writes
     Ok(outcome)
-}
-
-/// What the mode lets happen.
-async fn act(hands: &Hands, valid: Valid, observed: &Observed) -> Result<Outcome, CallError> {
-    let desired = translate(&valid); // pure
-    let diff = diff(&desired, &valid.owner, &observed.existing); // pure
-    Ok(match valid.mode {
-        Mode::Enforce => apply(hands, valid, &desired, &diff).await, // writes
-        Mode::Observe => {
-            let uid = valid.owner.uid.clone().unwrap_or_default();
-            cleanup::release(hands, &valid.owner.namespace, &uid).await?; // writes
-            let would = desired.objects().iter().map(|object| format!("{} {}", object.kind, object.name)).collect();
-            Outcome::Observing(Box::new(valid), would)
-        }
-        Mode::Suspend => {
-            let frozen = Frozen { generated: held(&valid.owner, &observed.existing), missing: describe(&diff) };
-            Outcome::Suspended(Box::new(valid), frozen)
-        }
-    })
-}
-
-/// What there is of a policy.
-fn held(owner: &Owner, existing: &[Existing]) -> Vec<GeneratedRef> {
-    let ours = existing.iter().filter(|object| !object.deleting && is_ours(object, owner));
-    let held = |object: &Existing| GeneratedRef {
-        kind: object.kind.as_str().to_owned(),
-        name: object.name.clone(),
-        ownership: Ownership::Created,
-    };
-    ours.map(held).collect()
 }
 
 fn namespace(resilience: &Resilience) -> String {

@@ -1,5 +1,6 @@
 //! What can come of one request, and how to tell from the answer. Pure.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What came of one request. A failure of the transport is an answer too.
@@ -28,7 +29,7 @@ pub enum Unavailable {
 }
 
 /// How a connection failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ConnectionError {
     /// Nobody listens at the port.

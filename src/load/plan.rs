@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use reqwest::header::HeaderMap;
 use reqwest::{Method, Url};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Most workers of a closed loop, and most requests in flight of an open one. Each may hold a
@@ -52,7 +53,7 @@ pub struct Plan {
 pub const GUARD_SAMPLE: u64 = 100;
 
 /// How to speak to the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Protocol {
     /// HTTP/1.1.
     #[serde(rename = "http/1.1")]
@@ -63,7 +64,7 @@ pub enum Protocol {
 }
 
 /// How requests follow each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "loop", rename_all = "camelCase", rename_all_fields = "snake_case")]
 pub enum Pacing {
     /// So many workers (1 to [`MAX_IN_FLIGHT`]), each with one request at a time: a slow server is
@@ -84,7 +85,7 @@ pub enum Pacing {
 }
 
 /// How connections are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Connections {
     /// Each worker of a closed loop keeps one of its own.

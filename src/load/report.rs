@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::outcome::{ConnectionError, Outcome, Unavailable};
@@ -15,7 +16,7 @@ use super::record::{Latencies, Recorder};
 ///
 /// `requests` = the counts of all `statuses` + `timeouts` + `connection_errors`; every request that
 /// was due is in exactly one of `requests`, `unsent`, `unfinished`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Report {
     /// Where the requests went.
     pub url: String,
@@ -68,7 +69,7 @@ pub struct Report {
 }
 
 /// Why a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum EndedBy {
     /// As many requests as asked for.
@@ -82,7 +83,7 @@ pub enum EndedBy {
 }
 
 /// Requests that have something in common.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Group {
     /// How many.
     pub count: u64,
@@ -93,7 +94,7 @@ pub struct Group {
 }
 
 /// 503s by cause, as far as the answer tells.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Unavailable503 {
     /// `x-envoy-overloaded: true`: refused by a breaker's overflow, somewhere on the way.
     pub overloaded: Group,
@@ -104,7 +105,7 @@ pub struct Unavailable503 {
 }
 
 /// Connection errors, together and by kind.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ConnectionErrors {
     /// All of them.
     #[serde(flatten)]
@@ -114,15 +115,21 @@ pub struct ConnectionErrors {
 }
 
 /// Latencies in milliseconds, to the microsecond; percentiles within 0.1 %.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs)] // The names say it all.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Latency {
+    /// The shortest.
     pub min_ms: f64,
+    /// Their mean.
     pub mean_ms: f64,
+    /// Half are at most so long.
     pub p50_ms: f64,
+    /// 90 % are.
     pub p90_ms: f64,
+    /// 99 % are.
     pub p99_ms: f64,
+    /// 99.9 % are.
     pub p999_ms: f64,
+    /// The longest.
     pub max_ms: f64,
 }
 

@@ -13,9 +13,17 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// # Errors
 /// If neither is there, or one of them is broken.
 pub async fn connect() -> anyhow::Result<Client> {
-    let mut config = Config::infer()
+    let config = Config::infer()
         .await
         .context("no way to the API server: neither a service account in a pod nor a usable kubeconfig")?;
+    to(config)
+}
+
+/// A client for what `config` says.
+///
+/// # Errors
+/// If it says what cannot be done.
+pub fn to(mut config: Config) -> anyhow::Result<Client> {
     config.connect_timeout = Some(CONNECT);
     // kube retries 429, 503 and 504 inside the client, up to 15 times and for minutes, while the
     // reconcile holds its place. Ours are counted per object and wait outside.

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What should exist for a policy; `None` means that it should not.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {
     /// Limits, ejection, connect timeout.
     pub destination_rule: Option<DestinationRule>,

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use kube::ResourceExt;
+
 use super::{Violation, neighbours::Wants};
 use crate::api::{
-    Duration, EffectiveValue, LocalityFailover, Method, Mode, PerClientLimits, RetryOn, TargetRef, Timeouts, Warning,
+    Duration, EffectiveValue, LocalityFailover, Method, Mode, PerClientLimits, Resilience, RetryOn, TargetRef,
+    Timeouts, Warning,
 };
 
 /// A policy that can be translated: every value decided, nothing left to refuse.
@@ -83,6 +86,18 @@ pub struct Owner {
     pub namespace: String,
     /// Its uid; `None` offline.
     pub uid: Option<String>,
+}
+
+impl Owner {
+    /// The policy as the owner of what is generated from it.
+    #[must_use]
+    pub fn of(resilience: &Resilience) -> Self {
+        Self {
+            name: resilience.name_any(),
+            namespace: resilience.namespace().unwrap_or_default(),
+            uid: resilience.uid(),
+        }
+    }
 }
 
 /// What holds for a port, every value decided.
