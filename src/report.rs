@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    api::{Warning, schema::Violation, warnings::Code},
+    api::{Warning, conditions::Reason, schema::Violation, warnings::Code},
     diff::Change,
     status::Outcome,
 };
@@ -51,7 +51,7 @@ impl From<&Warning> for WarningLine {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Verdict {
-    /// The reason of its condition Accepted: `Accepted`, `Invalid`, `Conflicted` or `TargetNotFound`.
+    /// The reason of its condition Accepted: `Accepted`, `Invalid`, `Unsupported`, `Conflicted` or `TargetNotFound`.
     pub reason: String,
     /// Why, and what to do; empty for an accepted policy that acts.
     pub message: String,
@@ -89,8 +89,12 @@ impl Verdict {
 
     /// One that the API server or the operator refuses.
     fn invalid(violations: &[Violation]) -> Self {
+        Self::faulty(Reason::Invalid, violations)
+    }
+
+    fn faulty(reason: Reason, violations: &[Violation]) -> Self {
         Self {
-            reason: "Invalid".to_owned(),
+            reason: reason.as_str().to_owned(),
             message: violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
             faults: violations.iter().map(Fault::from).collect(),
         }
@@ -99,7 +103,9 @@ impl Verdict {
     /// What an outcome means for Accepted.
     fn of(outcome: &Outcome) -> Self {
         match outcome {
-            Outcome::Rejected(violations) => Self::invalid(violations),
+            Outcome::Rejected(violations) | Outcome::Unsupported(violations) => {
+                Self::faulty(outcome.reason(), violations)
+            }
             Outcome::Conflicted(_) | Outcome::Superseded(_) | Outcome::Waiting(_) => {
                 Self { reason: outcome.reason().as_str().to_owned(), message: outcome.message(), faults: Vec::new() }
             }

@@ -82,7 +82,7 @@ pub enum Code {
 
 impl Code {
     /// All codes, in order.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::PerClientLimitsServer,
         Self::PerClientLimitsEject,
         Self::ConnectionsQueue,

@@ -24,6 +24,7 @@ use crate::{
     controller::{
         NEEDED,
         cache::{Cache, Entry},
+        installed,
         observe::observe,
         world::{self, World, istio_resource},
     },
@@ -146,8 +147,9 @@ impl Reader {
             work.extend(self.lists(namespace, &world));
         }
         let labels = join_all(namespaces.iter().map(|namespace| self.labels(namespace, &world)));
-        let all = futures::future::join(join_all(work), labels);
-        let (lists, labels) = patiently(&format!("reading {}", self.address), all).await;
+        let installed = installed::look_once(self.client.clone(), DEADLINE, &world);
+        let all = futures::future::join3(join_all(work), labels, installed);
+        let (lists, labels, unknown) = patiently(&format!("reading {}", self.address), all).await;
         let mut faults: Vec<String> = Vec::new();
         for fault in lists.into_iter().filter_map(Result::err) {
             // An API server that is not there is not there for each kind.
@@ -155,7 +157,10 @@ impl Reader {
                 faults.push(fault);
             }
         }
-        if faults.is_empty() { Ok(Live { world, notes: labels.into_iter().flatten().collect() }) } else { Err(faults) }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        Ok(Live { world, notes: labels.into_iter().flatten().chain(unknown).collect() })
     }
 
     fn lists<'a>(&'a self, namespace: &'a str, world: &'a World) -> Vec<BoxFuture<'a, Result<(), String>>> {

@@ -29,6 +29,9 @@ const LEAST_PAUSE: Duration = Duration::from_secs(1);
 /// istiod's time to answer: the first look holds up the begin.
 const ISTIOD_DEADLINE: Duration = Duration::from_secs(3);
 
+/// istiod's monitoring, asked through the API server.
+const ISTIOD_BY_PROXY: &str = "/api/v1/namespaces/istio-system/services/http:istiod:15014/proxy";
+
 /// Longest answer of istiod that is looked at.
 const ANSWER_LIMIT: usize = 256;
 
@@ -145,6 +148,25 @@ impl Installed {
             Ok(Err(error)) => Err(format!("the API server could not be asked: {error}")),
             Err(_) => Err(format!("the API server did not answer within {} s", self.deadline.as_secs())),
         }
+    }
+}
+
+/// One look from outside of the cluster, from where istiod is reached through the API server alone; who
+/// may not ask it there knows no version. Gives what is not known, one line each.
+pub async fn look_once(client: Client, deadline: Duration, world: &World) -> Vec<String> {
+    let installed = Installed::new(client, deadline, RECHECK, "");
+    let mut faults = Vec::new();
+    let knows = installed.look(Knows::default(), &mut faults).await;
+    let version = installed.version_by_proxy().await;
+    world.learn(knows.with_version(version));
+    faults
+}
+
+impl Installed {
+    async fn version_by_proxy(&self) -> Option<Version> {
+        let request = Request::new(ISTIOD_BY_PROXY).get("version", &GetParams::default()).ok()?;
+        let answer = timeout(self.deadline.min(ISTIOD_DEADLINE), self.client.request_text(request)).await.ok()?.ok()?;
+        Version::parse(&answer)
     }
 }
 

@@ -14,7 +14,7 @@ pub(crate) mod cache;
 mod calls;
 mod cleanup;
 mod events;
-mod installed;
+pub(crate) mod installed;
 mod keys;
 pub(crate) mod observe;
 mod reconcile;

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs};
 
 use resilience_operator::{
     cli::yaml,
-    istio::{destination_rule_faults, virtual_service_faults},
+    istio::{Fault, destination_rule_faults, virtual_service_faults},
 };
 use serde_json::{Value, json};
 
@@ -246,7 +246,7 @@ fn broken(mut object: Value, pointer: &str, value: Value) -> Value {
 
 #[test]
 fn every_rule_of_istio_is_a_fault_by_itself() {
-    type Judge = fn(&Value) -> Vec<String>;
+    type Judge = fn(&Value) -> Vec<Fault>;
     let tables: [(&[Row], Value, Judge); 3] = [
         (RULE, rule(), destination_rule_faults),
         (BUDGET, budget(), destination_rule_faults),
@@ -254,7 +254,7 @@ fn every_rule_of_istio_is_a_fault_by_itself() {
     ];
     let mut passed = Vec::new();
     for (rows, whole, judge) in tables {
-        assert_eq!(judge(&whole), Vec::<String>::new(), "what the table starts from breaks no rule");
+        assert_eq!(judge(&whole), Vec::<Fault>::new(), "what the table starts from breaks no rule");
         for (rule, pointer, values) in rows {
             for value in *values {
                 let bad = broken(whole.clone(), pointer, serde_json::from_str(value).expect("it is JSON"));
