@@ -49,6 +49,8 @@ pub fn load_at(kubectl: &Kubectl, url: &str, callers: u32, requests: u32, rate: 
     // Uniform: its callers would otherwise all call in the same instant.
     let options =
         ["-qps", &rate, "-c", &callers, "-n", &requests, "-uniform", "-allow-initial-errors", "-quiet", "-json", "-"];
+    // After 3 s, fortio's own patience, it would send a call anew, and count it once.
+    let options = [options.as_slice(), &["-timeout", "30s"]].concat();
     let command = [&["fortio", "load"], options.as_slice(), &[url]].concat();
     let text = kubectl.exec("deploy/fortio", "fortio", &command)?;
     serde_json::from_str(&text).with_context(|| format!("fortio printed no JSON but: {text}"))
