@@ -64,7 +64,8 @@ pub fn load_from(
     // Uniform: its callers would otherwise all call in the same instant.
     let options =
         ["-qps", "0", "-c", &callers, "-n", &requests, "-uniform", "-allow-initial-errors", "-quiet", "-json", "-"];
-    let command = [&["fortio", "load"], options.as_slice(), more, &[url]].concat();
+    // After 3 s, fortio's own patience, it would send a call anew, and count it once.
+    let command = [&["fortio", "load"], options.as_slice(), &["-timeout", "30s"], more, &[url]].concat();
     let text = kubectl.exec(client, "fortio", &command)?;
     serde_json::from_str(&text).with_context(|| format!("fortio printed no JSON but: {text}"))
 }

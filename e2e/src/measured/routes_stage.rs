@@ -259,7 +259,7 @@ impl Stage {
         let calls = calls.to_string();
         // fortio's own client would wait for the body of an answer to HEAD.
         let options = ["-stdclient", "-X", method, "-c", "1", "-qps", "0", "-n", &calls];
-        let rest = ["-allow-initial-errors", "-quiet", "-json", "-", url];
+        let rest = ["-timeout", "30s", "-allow-initial-errors", "-quiet", "-json", "-", url];
         let command = [&["fortio", "load"], options.as_slice(), rest.as_slice()].concat();
         self.counted(server, || {
             let text = self.kubectl.exec(CLIENT, "fortio", &command)?;
