@@ -131,7 +131,9 @@ pub(super) fn documents(objects: &[Value]) -> String {
 
 /// A DestinationRule for a host with this traffic policy.
 pub(super) fn rule(name: &str, host: &str, policy: Value) -> Value {
-    with_spec("DestinationRule", name, &json!({"host": host, "trafficPolicy": policy}))
+    let mut spec = json!({"host": host});
+    spec["trafficPolicy"] = policy;
+    with_spec("DestinationRule", name, &spec)
 }
 
 /// An Istio networking object.
@@ -219,7 +221,7 @@ pub(super) fn same<T: PartialEq + std::fmt::Debug>(what: &str, seen: &T, claimed
 /// Every number is there exactly once.
 #[cfg(test)]
 pub(super) fn each_once(claims: Vec<(&'static [&'static str], &'static str)>, ids: &[&str]) {
-    let listed: Vec<&str> = claims.iter().flat_map(|(ids, _)| ids.iter().copied()).collect();
+    let listed: Vec<&str> = claims.into_iter().flat_map(|(ids, _)| ids.iter().copied()).collect();
     for id in ids {
         assert_eq!(listed.iter().filter(|one| *one == id).count(), 1, "{id} of {listed:?}");
     }

@@ -114,13 +114,10 @@ fn an_entry_without_tls_falls_to_plaintext(bench: &Bench, name: &str, top: &Valu
     same(&one, &tls(cluster(&dump, &one)?), &Tls::Automatic)?;
     // Endpoints follow the cluster by a message of their own.
     bench.until("the endpoints are told without mutual TLS", |dump| told(dump, &one, Some(false)))?;
-    let plain = bench.kubectl.until("a call passes in plaintext", SOON, |_| {
-        Ok(match called_by_mutual_tls(bench, ONE)? {
-            false => Seen::Done(()),
-            true => Seen::NotYet("by mutual TLS".to_owned()),
-        })
-    });
-    plain
+    bench.kubectl.until("a call passes in plaintext", SOON, |_| {
+        let mutual = called_by_mutual_tls(bench, ONE)?;
+        Ok(if mutual { Seen::NotYet("by mutual TLS".to_owned()) } else { Seen::Done(()) })
+    })
 }
 
 fn istio_mutual_is_no_longer_demanded(bench: &Bench) -> Result<()> {

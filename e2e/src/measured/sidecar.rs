@@ -204,7 +204,7 @@ fn unknown_goes_to(dump: &ConfigDump) -> Result<String> {
     let chains = [list(listener, "filter_chains"), listener.get("default_filter_chain").cloned().into_iter().collect()];
     let filters = chains.iter().flatten().flat_map(|chain| list(chain, "filters"));
     let clusters = filters.filter_map(|filter| Some(filter.pointer("/typed_config/cluster")?.as_str()?.to_owned()));
-    clusters.last().context("virtualOutbound ends nowhere")
+    clusters.collect::<Vec<_>>().pop().context("virtualOutbound ends nowhere")
 }
 
 #[cfg(test)]
