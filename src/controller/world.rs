@@ -197,11 +197,10 @@ pub fn slice(object: EndpointSlice) -> Entry<Slice> {
     let service = object.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE)).cloned();
     let endpoints = object.endpoints.into_iter().map(|endpoint| {
         let said = endpoint.conditions.unwrap_or_default();
-        // Only what is not as it goes without saying.
-        let conditions = EndpointConditions {
-            ready: said.ready.filter(|ready| !ready),
-            terminating: said.terminating.filter(|terminating| *terminating),
-            serving: None,
+        // Of one that is ready, nothing else matters.
+        let conditions = match said.ready {
+            Some(false) => EndpointConditions { serving: None, ..said },
+            Some(true) | None => EndpointConditions::default(),
         };
         Endpoint {
             addresses: endpoint.addresses,

@@ -7,8 +7,9 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 /// Endpoints of one target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Endpoints {
-    /// Those that are not on their way out. istiod sends them ready or not since 1.31
-    /// (`PILOT_AUTO_SEND_UNHEALTHY_ENDPOINTS`), unless the rule sets `minHealthPercent`.
+    /// Those that are ready, and those that are not but are not on their way out either. istiod sends
+    /// these as well since 1.31 (`PILOT_AUTO_SEND_UNHEALTHY_ENDPOINTS`), unless the rule sets
+    /// `minHealthPercent` (claims R4.4a, R4.4b).
     pub all: u32,
     /// Those of them that are ready: what proxies are sent where `minHealthPercent` is set.
     pub ready: u32,
@@ -38,8 +39,9 @@ fn number(length: usize) -> u32 {
 
 /// Counts the endpoints of one Service, from all its slices.
 ///
-/// A dual-stack endpoint stands in one slice per address family and is one endpoint, so the family
-/// with most addresses counts.
+/// A dual-stack pod stands in one slice per address family and is one endpoint where istiod knows of both
+/// (`ISTIO_DUAL_STACK`), so the family with most addresses counts. Where it does not, proxies are sent the
+/// addresses of both (claim R4.4c), and there are more than counted here: never fewer.
 pub fn count_endpoints<'a>(slices: impl IntoIterator<Item = &'a EndpointSlice>) -> Endpoints {
     #[derive(Default)]
     struct Family<'a> {
@@ -50,12 +52,11 @@ pub fn count_endpoints<'a>(slices: impl IntoIterator<Item = &'a EndpointSlice>) 
     let mut zones = BTreeSet::new();
     for slice in slices {
         let family = families.entry(slice.address_type.as_str()).or_default();
-        for endpoint in slice.endpoints.iter().filter(|endpoint| !is(endpoint, |c| c.terminating, false)) {
-            let address = endpoint.addresses.iter().map(String::as_str).take(1);
-            family.all.extend(address.clone());
-            // Not said is ready (discovery/v1 EndpointConditions).
-            if is(endpoint, |c| c.ready, true) {
-                family.ready.extend(address);
+        for endpoint in slice.endpoints.iter().filter(|endpoint| is_sent(endpoint)) {
+            let addresses = endpoint.addresses.iter().map(String::as_str);
+            family.all.extend(addresses.clone());
+            if is_ready(endpoint) {
+                family.ready.extend(addresses);
             }
             zones.extend(endpoint.zone.as_deref());
         }
@@ -68,12 +69,16 @@ pub fn count_endpoints<'a>(slices: impl IntoIterator<Item = &'a EndpointSlice>) 
     }
 }
 
-fn is(
-    endpoint: &Endpoint,
-    condition: impl Fn(&k8s_openapi::api::discovery::v1::EndpointConditions) -> Option<bool>,
-    unsaid: bool,
-) -> bool {
-    endpoint.conditions.as_ref().and_then(condition).unwrap_or(unsaid)
+/// Not said is ready (discovery/v1 `EndpointConditions`).
+fn is_ready(endpoint: &Endpoint) -> bool {
+    endpoint.conditions.as_ref().and_then(|said| said.ready).unwrap_or(true)
+}
+
+/// A ready endpoint is sent even on its way out, as of a Service that publishes addresses that are not
+/// ready; another one only if it is said not to be (istio
+/// `pilot/pkg/serviceregistry/kube/controller/endpointslice.go`, `endpointHealthStatus`).
+fn is_sent(endpoint: &Endpoint) -> bool {
+    is_ready(endpoint) || endpoint.conditions.as_ref().and_then(|said| said.terminating) == Some(false)
 }
 
 #[cfg(test)]
@@ -88,12 +93,33 @@ mod tests {
             "addressType": "IPv4",
             "endpoints": [
                 {"addresses": ["10.0.0.1"], "zone": "a"},
-                {"addresses": ["10.0.0.2"], "zone": "b", "conditions": {"ready": false}},
+                {"addresses": ["10.0.0.2"], "zone": "b", "conditions": {"ready": false, "terminating": false}},
                 {"addresses": ["10.0.0.3"], "zone": "c", "conditions": {"terminating": true, "ready": false}},
             ],
         }))
         .unwrap();
         assert_eq!(count_endpoints([&slice]), Endpoints { all: 2, ready: 1, zones: 2 });
+    }
+
+    #[test]
+    fn those_count_that_istiod_sends() {
+        // What the lab's client was sent (R4.4a): .1, .2, .3, .6, .8 and .9; with minHealthPercent (R4.4b) not .3.
+        let of = |last: u8, conditions: serde_json::Value| json!({"addresses": [format!("192.0.2.{last}")], "conditions": conditions});
+        let slice = |endpoints: serde_json::Value| {
+            serde_json::from_value(json!({"addressType": "IPv4", "endpoints": endpoints})).unwrap()
+        };
+        let first = slice(json!([
+            {"addresses": ["192.0.2.1"]},
+            of(2, json!({"ready": true})),
+            of(3, json!({"ready": false, "serving": false, "terminating": false})),
+            of(4, json!({"ready": false, "serving": true, "terminating": true})),
+            of(5, json!({"ready": false, "serving": false, "terminating": true})),
+            of(6, json!({"ready": true, "serving": true, "terminating": true})),
+            of(7, json!({"ready": false})),
+            {"addresses": ["192.0.2.8", "192.0.2.9"]},
+        ]));
+        let again = slice(json!([{"addresses": ["192.0.2.1"]}]));
+        assert_eq!(count_endpoints([&first, &again]), Endpoints { all: 6, ready: 5, zones: 0 });
     }
 
     #[test]
