@@ -120,6 +120,22 @@ impl Existing {
         };
         written.iter().map(|host| resolve_host(host, &self.namespace, cluster_domain)).collect()
     }
+
+    /// Whether it is for this host. Of a DestinationRule istiod takes the host letter by letter, of a
+    /// VirtualService in lower case (istio `pilot/pkg/networking/core/route/route.go`; claim R1.1c).
+    #[must_use]
+    pub fn is_for(&self, host: &str, cluster_domain: &str) -> bool {
+        self.hosts(cluster_domain).iter().any(|one| match self.kind {
+            Kind::DestinationRule => one == host,
+            Kind::VirtualService => one.eq_ignore_ascii_case(host),
+        })
+    }
+
+    /// Whether it has a traffic policy of its own; one without is there for its subsets.
+    #[must_use]
+    pub fn has_traffic_policy(&self) -> bool {
+        self.spec.get("trafficPolicy").is_some_and(|policy| !policy.is_null())
+    }
 }
 
 impl Existing {
@@ -142,8 +158,7 @@ impl Existing {
         policy.uid.is_some_and(own)
             || policy.name == Some(&self.name)
             || policy.host.is_some_and(|host| {
-                self.hosts(cluster_domain).iter().any(|one| one == host)
-                    || self.destinations(cluster_domain).iter().any(|one| one == host)
+                self.is_for(host, cluster_domain) || self.destinations(cluster_domain).iter().any(|one| one == host)
             })
     }
 
@@ -171,4 +186,24 @@ pub struct Stake<'a> {
 
 fn strings(list: Option<&Value>) -> Vec<String> {
     list.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{Existing, Kind, ObjectMeta};
+
+    #[test]
+    fn capitals_count_in_a_rules_host_and_not_in_that_of_routes() {
+        let meta = ObjectMeta { namespace: Some("prod".to_owned()), ..ObjectMeta::default() };
+        let rule = |host: &str| Existing::new(Kind::DestinationRule, &meta, json!({"host": host}));
+        let routes = |host: &str| Existing::new(Kind::VirtualService, &meta, json!({"hosts": [host]}));
+        let is_for = |object: Existing, host: &str| object.is_for(host, "cluster.local");
+        assert!(
+            !is_for(rule("Api"), "api.prod.svc.cluster.local") && is_for(rule("Api.example.org"), "Api.example.org")
+        );
+        assert!(is_for(routes("Api"), "api.prod.svc.cluster.local"));
+        assert!(is_for(routes("api.example.org"), "Api.example.org"));
+    }
 }

@@ -1,13 +1,13 @@
 //! How istiod reads a host.
 
 /// The host that a rule in `namespace` means by `host`: a name without a dot is a Service of the
-/// rule's own namespace, anything else is taken as it stands, in lower case. `httpbin.prod` is
-/// therefore no Service (istio `pilot/pkg/model/config.go`, `ResolveShortnameToFQDN`).
+/// rule's own namespace, anything else is taken as it stands. `httpbin.prod` is therefore no Service
+/// (istio `pilot/pkg/model/config.go`, `ResolveShortnameToFQDN`; claim R1.1a), and neither is `Httpbin` in a
+/// DestinationRule (claim R1.1c); of a VirtualService istiod reads hosts in lower case.
 #[must_use]
 pub fn resolve_host(host: &str, namespace: &str, cluster_domain: &str) -> String {
-    let host = host.to_ascii_lowercase();
     if host.is_empty() || host == "*" || host.contains('.') || host.contains(':') {
-        host
+        host.to_owned()
     } else {
         format!("{host}.{namespace}.svc.{cluster_domain}")
     }
@@ -19,7 +19,7 @@ mod tests {
 
     #[test]
     fn a_name_without_a_dot_is_a_service_of_the_rules_namespace() {
-        assert_eq!(resolve_host("Httpbin", "prod", "cluster.local"), "httpbin.prod.svc.cluster.local");
+        assert_eq!(resolve_host("httpbin", "prod", "cluster.local"), "httpbin.prod.svc.cluster.local");
     }
 
     #[test]

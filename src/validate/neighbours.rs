@@ -66,13 +66,19 @@ pub(super) fn look(
     let (owner, host) = (&valid.owner, &valid.host);
     let name = names::generated_name(&valid.target);
     let (ours, others): (Vec<_>, Vec<_>) = existing.iter().partition(|object| is_ours(object, owner));
-    let others = others.into_iter().filter(|object| !object.deleting && wants.want(object.kind));
+    // Also one that is being deleted: while something holds it istiod heeds it (claim R1.2b).
+    let others = others.into_iter().filter(|object| wants.want(object.kind));
     let mut neighbours = Neighbours::default();
     for other in others {
         let whole = format!("{} {}/{}", other.kind, other.namespace, other.name);
-        let for_host = other.hosts(&settings.cluster_domain).contains(host);
+        let for_host = other.is_for(host, &settings.cluster_domain);
         match other.kind {
             Kind::DestinationRule if for_host && !other.has_workload_selector() => {
+                // One that is there for its subsets is merged with ours, whichever is older (claims R1.3b,
+                // R1.3c), unless it is exported elsewhere (R1.4): ours has no `exportTo`.
+                if !other.has_traffic_policy() && other.export_to().is_empty() && other.name != name {
+                    continue;
+                }
                 let our_rule = ours.iter().find(|object| object.kind == Kind::DestinationRule && object.name == name);
                 if our_rule.is_some_and(|rule| first(rule, other) && rule.export_to() == other.export_to()) {
                     neighbours.ignored_rules.push(whole);
