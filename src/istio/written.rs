@@ -92,7 +92,7 @@ pub struct LoadBalancer {
     pub locality_lb_setting: LocalityLbSetting,
 }
 
-/// `loadBalancer.localityLbSetting`: ejection alone switches it on (semantics 4.5).
+/// `loadBalancer.localityLbSetting`: ejection alone switches it on (claims R4.5a, R4.5b).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LocalityLbSetting {
     /// Always false: on is the mesh's default.

@@ -33,7 +33,7 @@ pub(super) fn build(valid: &Valid) -> Option<DestinationRule> {
 }
 
 fn traffic_policy(policy: &Policy) -> TrafficPolicy {
-    // `tcp.idleTimeout` is taken for HTTP as well where `http.idleTimeout` is not set (semantics 3.1).
+    // `tcp.idleTimeout` is taken for HTTP as well where `http.idleTimeout` is not set (claim R3.1a).
     let connection_pool = connection_pool(policy, Scope::All);
     let budget = policy.retries.as_ref().and_then(|retries| retries.budget);
     TrafficPolicy {
@@ -56,7 +56,7 @@ fn port_policy(port: u16, policy: &Policy) -> PortPolicy {
 }
 
 /// Which half of `connectionPool` carries the idle time: that of TCP acts on listeners as well, which
-/// read the top level alone (istio `pilot/pkg/networking/core/networkfilter.go`).
+/// read the top level alone (istio `pilot/pkg/networking/core/networkfilter.go`; claim R3.1b).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Scope {
     All,
