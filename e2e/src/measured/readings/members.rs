@@ -36,15 +36,18 @@ fn labels_of_a_namespace_decide(bench: &Bench) -> Result<()> {
         .collect();
     let documents = documents(&namespaces);
     bench.kubectl.apply(&documents)?;
+    let answers: Vec<Result<bool>> =
+        rows.iter().map(|(row, _, _)| injected(&bench.kubectl.namespace(&name(row)))).collect();
+    // Whatever the answers are, the namespaces go.
+    for (row, _, _) in &rows {
+        bench.kubectl.run(&["delete", "namespace", &name(row), "--wait=false"])?;
+    }
     let mut wrong = Vec::new();
-    for (row, _, claimed) in &rows {
-        let seen = injected(&bench.kubectl.namespace(&name(row)))?;
+    for ((row, _, claimed), seen) in rows.iter().zip(answers) {
+        let seen = seen?;
         if seen != *claimed {
             wrong.push(format!("{row}: claimed {claimed}, seen {seen}"));
         }
-    }
-    for (row, _, _) in &rows {
-        bench.kubectl.run(&["delete", "namespace", &name(row), "--wait=false"])?;
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("; "));
     Ok(())
