@@ -92,15 +92,22 @@ fn judged(
 /// Every policy of the goldens by its namespace, once all of their statuses speak of what is there.
 fn decided(kubectl: &Kubectl, goldens: &[Golden]) -> Result<BTreeMap<String, Vec<Value>>> {
     let expected: usize = goldens.iter().map(|golden| golden.of_kind("Resilience").count()).sum();
-    kubectl.until("every policy is decided", SOON, |kubectl| {
+    kubectl.until("every policy is decided", SOON * 5, |kubectl| {
         let list = kubectl.json(&["get", "resilience", "--all-namespaces"])?;
+        let here = list["items"].as_array().into_iter().flatten().filter(|policy| {
+            let namespace = text(policy, "/metadata/namespace");
+            goldens.iter().any(|golden| golden.namespace == namespace)
+        });
+        let (decided, open): (Vec<&Value>, Vec<&Value>) = here.partition(|policy| is_decided(policy));
+        if decided.len() < expected {
+            let open: Vec<String> = open.iter().map(|policy| text(policy, "/metadata/namespace")).collect();
+            return Ok(Seen::NotYet(format!("{} of {expected}; not {}", decided.len(), open.join(", "))));
+        }
         let mut policies: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-        for policy in list["items"].as_array().into_iter().flatten().filter(|policy| is_decided(policy)) {
+        for policy in decided {
             policies.entry(text(policy, "/metadata/namespace")).or_default().push(policy.clone());
         }
-        policies.retain(|namespace, _| goldens.iter().any(|golden| golden.namespace == *namespace));
-        let decided = policies.values().map(Vec::len).sum::<usize>();
-        Ok(if decided == expected { Seen::Done(policies) } else { Seen::NotYet(format!("{decided} of {expected}")) })
+        Ok(Seen::Done(policies))
     })
 }
 

@@ -63,15 +63,18 @@ pub fn build(kubectl: &Kubectl, goldens: &[Golden]) -> Result<()> {
     apply_by_age(kubectl, rules)
 }
 
-/// Takes everything away again, and waits for it: what comes next shall find the cluster at rest.
+/// Takes everything away again: the policies first and at once, so that the operator has nothing more to say
+/// when their worlds go, which is not waited for.
 ///
 /// # Errors
 /// When it does not go.
 pub fn remove(kubectl: &Kubectl, goldens: &[Golden]) -> Result<()> {
-    let namespaces: Vec<String> =
-        goldens.iter().flat_map(Golden::namespaces).map(|it| text(&it, "/metadata/name")).collect();
-    let names: Vec<&str> = namespaces.iter().map(String::as_str).collect();
-    kubectl.run(&[&["delete", "namespace", "--ignore-not-found"], names.as_slice()].concat()).map(drop)
+    let policies = goldens.iter().flat_map(|golden| golden.of_kind("Resilience"));
+    let namespaces = goldens.iter().flat_map(Golden::namespaces);
+    kubectl.delete(&documents(policies.cloned()))?;
+    let names: Vec<String> = namespaces.map(|namespace| text(&namespace, "/metadata/name")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    kubectl.run(&[&["delete", "namespace", "--ignore-not-found", "--wait=false"], names.as_slice()].concat()).map(drop)
 }
 
 /// Older ones a second earlier, since an age has no smaller parts; of one age in the order of their names,
