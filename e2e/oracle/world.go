@@ -169,6 +169,10 @@ func (o *objects) clusters(environment *model.Environment, stop chan struct{}) (
 		known = append(known, one.DeepCopy())
 	}
 	client := kube.NewFakeClient(known...)
+	go func() {
+		<-stop
+		client.Shutdown()
+	}()
 	clusters := multicluster.NewController(multicluster.ControllerOptions{
 		Client:          client,
 		ClusterID:       cluster,

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 pub struct Vocabulary {
     /// Texts that mean something somewhere, rightly or wrongly written.
     pub words: &'static [&'static str],
-    /// Fields, each with a value that is fine where the field belongs; as JSON.
+    /// Fields, each with a value that is fine where the field belongs; as JSON. `parent/field` comes only
+    /// where it belongs.
     pub fields: &'static [(&'static str, &'static str)],
 }
 
@@ -17,6 +18,8 @@ pub struct Vocabulary {
 pub enum Change {
     /// Another value of the same type.
     Alike(sample::Index, sample::Index),
+    /// A number or a duration that is fine in most places.
+    Tame(sample::Index, sample::Index),
     /// Any value.
     Replace(sample::Index, Value),
     /// A field or an entry goes.
@@ -113,6 +116,10 @@ const DURATIONS: &[&str] = &[
     "1s1s",
 ];
 
+/// Numbers and durations that are fine in most places, so that much stays legal.
+const TAME_NUMBERS: [u32; 6] = [1, 2, 3, 9, 80, 100];
+const TAME_DURATIONS: [&str; 6] = ["1ms", "2s", "90s", "1h30m", "1h1m1s1ms", "500ms"];
+
 /// Changes of values as they are in this vocabulary.
 pub fn changes(of: Vocabulary) -> impl Strategy<Value = Vec<Change>> {
     let numbers = sample::select(NUMBERS).prop_map(|text| serde_json::from_str(text).expect("a number"));
@@ -137,13 +144,15 @@ pub fn changes(of: Vocabulary) -> impl Strategy<Value = Vec<Change>> {
     });
     let index = any::<sample::Index>;
     let one = prop_oneof![
-        8 => (index(), index()).prop_map(|(place, pick)| Change::Alike(place, pick)),
+        6 => (index(), index()).prop_map(|(place, pick)| Change::Alike(place, pick)),
+        6 => (index(), index()).prop_map(|(place, pick)| Change::Tame(place, pick)),
         3 => (index(), drawn).prop_map(|(place, value)| Change::Replace(place, value)),
         3 => index().prop_map(Change::Remove),
         4 => add,
         1 => (index(), index()).prop_map(|(place, pick)| Change::Repeat(place, pick)),
-    ];
-    collection::vec(one, 1..=2)
+    ]
+    .boxed();
+    prop_oneof![3 => collection::vec(one.clone(), 1), 1 => collection::vec(one, 2)]
 }
 
 impl Change {
@@ -174,6 +183,17 @@ impl Change {
                     _ => Value::from(of.words[pick.index(of.words.len())]),
                 };
             }
+            Self::Tame(place, pick) => {
+                let is_duration = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
+                let fits = |value: &Value| value.is_number() || value.as_str().is_some_and(is_duration);
+                let Some(value) = chosen(place, places(&fits)).and_then(|place| object.pointer_mut(&place)) else {
+                    return;
+                };
+                *value = match value {
+                    Value::Number(_) => Value::from(TAME_NUMBERS[pick.index(TAME_NUMBERS.len())]),
+                    _ => Value::from(TAME_DURATIONS[pick.index(TAME_DURATIONS.len())]),
+                };
+            }
             Self::Replace(place, with) => {
                 let place = chosen(place, places(&|_| true));
                 if let Some(value) = place.and_then(|place| object.pointer_mut(&place)) {
@@ -192,8 +212,10 @@ impl Change {
             Self::Add(place, key, value) => {
                 let mut objects = places(&Value::is_object);
                 objects.push(below.to_owned());
+                let (parent, key) = key.split_once('/').unwrap_or(("", key));
+                objects.retain(|place| parent.is_empty() || place.rsplit('/').next() == Some(parent));
                 if let Some(Value::Object(map)) = chosen(place, objects).and_then(|place| object.pointer_mut(&place)) {
-                    map.insert(key.clone(), value.clone());
+                    map.insert(key.to_owned(), value.clone());
                 }
             }
             Self::Repeat(place, pick) => {
