@@ -199,7 +199,7 @@ mod tests {
         validate::{Refusal, Settings, validate},
     };
 
-    fn policy(spec: Value) -> Resilience {
+    fn policy(spec: &Value) -> Resilience {
         let mut object = json!({
             "apiVersion": "resilience.dev/v1alpha1", "kind": "Resilience",
             "metadata": {"name": "a", "namespace": "ns"},
@@ -251,7 +251,7 @@ mod tests {
     }
 
     fn verdict(spec: &Value, istio: Knows) -> Result<Valid, Vec<String>> {
-        validate(&policy(spec.clone()), &world(istio), &Settings::default()).map_err(|refusal| match refusal {
+        validate(&policy(spec), &world(istio), &Settings::default()).map_err(|refusal| match refusal {
             Refusal::Unsupported(violations) => violations.iter().map(ToString::to_string).collect(),
             other => panic!("{other:?}"),
         })
@@ -379,8 +379,7 @@ mod tests {
     fn a_service_that_prefers_near_endpoints_has_all_of_them_sent() {
         let spec = json!({"ejection": {"consecutive5xx": 5, "minHealthyPercent": 50}});
         let mut observed = world(Knows::default().with_version(Some(Version { major: 1, minor: 30 })));
-        let counted =
-            |observed: &Observed| validate(&policy(spec.clone()), observed, &Settings::default()).unwrap().endpoints;
+        let counted = |observed: &Observed| validate(&policy(&spec), observed, &Settings::default()).unwrap().endpoints;
         assert_eq!(counted(&observed), Some(3));
         if let Target::Found(service) = &mut observed.target {
             service.prefers_near = true;
