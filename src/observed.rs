@@ -6,7 +6,7 @@ mod target;
 
 use jiff::Timestamp;
 
-use crate::istio::Existing;
+use crate::istio::{Existing, Knows};
 
 pub use endpoints::{Endpoints, count_endpoints};
 pub use target::{Discovery, PortView, ServiceView};
@@ -26,6 +26,19 @@ pub struct Observed {
     pub existing: Vec<Existing>,
     /// How the namespace takes part in the mesh; `None` where that was not read.
     pub membership: Option<Membership>,
+    /// What the installed Istio understands.
+    pub istio: Knows,
+}
+
+impl Observed {
+    /// How many endpoints proxies are sent, if a rule asks for so large a share of healthy ones.
+    /// `None` as [`Observed::endpoints`].
+    #[must_use]
+    pub fn sent(&self, min_healthy_percent: u32) -> Option<u32> {
+        let near = matches!(&self.target, Target::Found(service) if service.prefers_near);
+        let unready = near || (self.istio.sends_unready() && min_healthy_percent == 0);
+        self.endpoints.map(|endpoints| if unready { endpoints.all } else { endpoints.ready })
+    }
 }
 
 /// What is known of the target.

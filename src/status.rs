@@ -23,6 +23,8 @@ use crate::{
 pub enum Outcome {
     /// The spec has faults. Only an edit heals it.
     Rejected(Vec<Violation>),
+    /// The installed Istio does not understand what the spec needs. Heals when it is upgraded.
+    Unsupported(Vec<Violation>),
     /// Somebody else has the host. Heals when they leave.
     Conflicted(String),
     /// Somebody else has all that this policy would generate, and what was generated from it is gone.
@@ -36,14 +38,14 @@ pub enum Outcome {
     Suspended(Box<Valid>, Frozen),
     /// Everything is as desired, read back from the API server.
     Programmed(Box<Valid>, Applied),
-    /// The API server or Istio's webhook refused an object; the message is theirs. Tried again
-    /// slowly: another Istio may take it.
-    Refused(Box<Valid>, String),
+    /// The API server or Istio's webhook refused an object; the message is theirs. Tried again:
+    /// another Istio may take it.
+    Refused(Box<Valid>, Failure),
     /// A write failed. Tried again with backoff.
     Failed(Box<Valid>, Failure),
 }
 
-/// A write that failed.
+/// A write that failed or was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// What happened, to which object.
@@ -75,6 +77,7 @@ impl From<Refusal> for Outcome {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Invalid(violations) => Self::Rejected(violations),
+            Refusal::Unsupported(violations) => Self::Unsupported(violations),
             Refusal::Conflicted(message) => Self::Conflicted(message),
             Refusal::Superseded(message) => Self::Superseded(message),
             Refusal::TargetNotFound(message) => Self::Waiting(message),
@@ -87,7 +90,9 @@ impl Outcome {
     #[must_use]
     pub fn valid(&self) -> Option<&Valid> {
         match self {
-            Self::Rejected(_) | Self::Conflicted(_) | Self::Superseded(_) | Self::Waiting(_) => None,
+            Self::Rejected(_) | Self::Unsupported(_) | Self::Conflicted(_) | Self::Superseded(_) | Self::Waiting(_) => {
+                None
+            }
             Self::Observing(valid, _)
             | Self::Suspended(valid, _)
             | Self::Programmed(valid, _)
@@ -101,6 +106,7 @@ impl Outcome {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Rejected(_) => "rejected",
+            Self::Unsupported(_) => "unsupported",
             Self::Conflicted(_) => "conflicted",
             Self::Superseded(_) => "superseded",
             Self::Waiting(_) => "waiting",
@@ -117,6 +123,7 @@ impl Outcome {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Rejected(_) => Reason::Invalid,
+            Self::Unsupported(_) => Reason::Unsupported,
             Self::Conflicted(_) | Self::Superseded(_) => Reason::Conflicted,
             Self::Waiting(_) => Reason::TargetNotFound,
             Self::Observing(..) => Reason::Observing,
@@ -131,7 +138,9 @@ impl Outcome {
     #[must_use]
     pub fn message(&self) -> String {
         let text = match self {
-            Self::Rejected(violations) => violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+            Self::Rejected(violations) | Self::Unsupported(violations) => {
+                violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+            }
             Self::Conflicted(message) | Self::Superseded(message) | Self::Waiting(message) => message.clone(),
             Self::Observing(_, would) if would.is_empty() => {
                 "mode Observe: nothing is generated, and Enforce would not generate anything either".to_owned()
@@ -151,7 +160,7 @@ impl Outcome {
             Self::Programmed(_, applied) => {
                 format!("the API server holds {}", held(&applied.generated))
             }
-            Self::Refused(_, message) => format!("a generated object was refused: {message}"),
+            Self::Refused(_, failure) => format!("a generated object was refused: {}", failure.message),
             Self::Failed(_, failure) => format!("{}; trying again", failure.message),
         };
         cut(text)
@@ -190,7 +199,7 @@ pub fn status(resilience: &Resilience, outcome: &Outcome, now: Timestamp) -> Opt
 fn next(old: &ResilienceStatus, generation: Option<i64>, outcome: &Outcome, now: Timestamp) -> ResilienceStatus {
     let message = outcome.message();
     let (accepted, programmed, stalled) = match outcome {
-        Outcome::Rejected(_) | Outcome::Conflicted(_) => (
+        Outcome::Rejected(_) | Outcome::Unsupported(_) | Outcome::Conflicted(_) => (
             no(outcome.reason(), &message),
             no(Reason::NotAccepted, &left_in_place(old)),
             yes(outcome.reason(), &message),
@@ -237,7 +246,9 @@ fn next(old: &ResilienceStatus, generation: Option<i64>, outcome: &Outcome, now:
     status.conditions.extend(old.conditions.iter().filter(|condition| !is_ours(condition)).cloned());
     match outcome {
         // What the last good version generated is still there, and so is what was said of it.
-        Outcome::Rejected(_) | Outcome::Conflicted(_) | Outcome::Waiting(_) => status.warnings.clear(),
+        Outcome::Rejected(_) | Outcome::Unsupported(_) | Outcome::Conflicted(_) | Outcome::Waiting(_) => {
+            status.warnings.clear();
+        }
         Outcome::Superseded(_) => {
             (status.targets, status.effective, status.warnings) = (Vec::new(), Vec::new(), Vec::new());
         }

@@ -6,6 +6,7 @@
 
 mod arithmetic;
 mod effective;
+mod gate;
 mod neighbours;
 mod resolve;
 mod target;
@@ -43,6 +44,9 @@ impl Default for Settings {
 pub enum Refusal {
     /// Faults in the spec, each with its path. Only an edit heals it.
     Invalid(Vec<Violation>),
+    /// The installed Istio does not understand what would be written, each with the path of the field of
+    /// the spec. Heals when it is upgraded.
+    Unsupported(Vec<Violation>),
     /// Somebody else has the host; the message names who, and what to do.
     Conflicted(String),
     /// An older `Resilience` has the target, or another VirtualService has the host of a policy that is
@@ -113,7 +117,9 @@ pub fn validate(resilience: &Resilience, observed: &Observed, settings: &Setting
         valid.leave_routes();
     }
     valid.effective = effective::effective(spec, &valid, neighbours.routes_owner.is_none());
+    let left_out = gate::gate(spec, &mut valid, &observed.istio).map_err(Refusal::Unsupported)?;
     valid.warnings = warnings::warnings(spec, &valid, service, observed, &neighbours);
+    valid.warnings.extend(left_out);
     Ok(valid)
 }
 

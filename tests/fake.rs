@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
+    hash::{Hash as _, Hasher as _},
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -42,6 +43,11 @@ pub struct State {
     watchers: Vec<(String, mpsc::UnboundedSender<Bytes>)>,
     writes: Vec<String>,
     faults: Vec<(String, Fault)>,
+    /// The OpenAPI document of Istio's kinds, which applies are held to; `null`: none.
+    open_api: Value,
+    served: bool,
+    looks: usize,
+    documents_read: usize,
 }
 
 #[derive(Clone, Default)]
@@ -121,10 +127,22 @@ impl State {
         Some(object)
     }
 
+    /// What the API server says to an apply with a field that the CRD does not declare (measured M78).
+    fn undeclared(&self, key: &Key, config: &Value) -> Option<String> {
+        let kind = if key.0 == "destinationrules" { "DestinationRule" } else { "VirtualService" };
+        let schema = self.open_api["components"]["schemas"].get(kind)?;
+        let mut missing = Vec::new();
+        undeclared(&schema["properties"]["spec"], &config["spec"], ".spec", &mut missing);
+        missing.first().map(|path| format!("failed to create typed patch object: {path}: field not declared in schema"))
+    }
+
     fn apply(&mut self, key: &Key, mut config: Value, status: bool) -> Result<Value, (u16, Value)> {
         let meta = config["metadata"].as_object_mut().unwrap();
         let (version, uid) = (meta.remove("resourceVersion"), meta.remove("uid"));
         let live = self.objects.get(key).cloned();
+        if let Some(refused) = self.undeclared(key, &config) {
+            return Err((500, refusal(500, &refused, "")));
+        }
         match &live {
             Some(live) if uid.as_ref().is_some_and(|uid| *uid != live["metadata"]["uid"]) => {
                 return Err((422, refusal(422, "field is immutable", "metadata.uid")));
@@ -161,6 +179,20 @@ impl State {
     }
 }
 
+/// Paths in `value` that the schema does not have.
+fn undeclared(schema: &Value, value: &Value, at: &str, missing: &mut Vec<String>) {
+    for (key, inner) in value.as_object().into_iter().flatten() {
+        let path = format!("{at}.{key}");
+        match schema["properties"].get(key) {
+            None => missing.push(path),
+            Some(schema) => undeclared(schema, inner, &path, missing),
+        }
+    }
+    for inner in value.as_array().into_iter().flatten() {
+        undeclared(&schema["items"], inner, at, missing);
+    }
+}
+
 fn key(plural: &str, object: &Value) -> Key {
     let text = |name: &str| object["metadata"][name].as_str().unwrap().to_owned();
     (plural.to_owned(), text("namespace"), text("name"))
@@ -191,6 +223,12 @@ impl Fake {
 
     pub fn get(&self, plural: &str, name: &str) -> Option<Value> {
         self.state().objects.get(&(plural.into(), "ns".into(), name.into())).cloned()
+    }
+
+    /// Another Istio is installed. `served`: its OpenAPI document can be read, too.
+    pub fn install(&self, open_api: Value, served: bool) {
+        let mut state = self.state();
+        (state.open_api, state.served) = (open_api, served);
     }
 
     /// As somebody else's `kubectl patch`.
@@ -241,6 +279,9 @@ impl Fake {
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         let query = parts.uri.query().unwrap_or_default().to_owned();
         let apply = parts.headers.get("content-type").is_some_and(|kind| kind == "application/apply-patch+yaml");
+        if let Some(path) = parts.uri.path().strip_prefix("/openapi/v3") {
+            return self.open_api(path);
+        }
         let (key, subresource) = route(parts.uri.path());
         let call = name(&parts.method, &key, subresource, apply, &body);
         let fault = {
@@ -273,6 +314,32 @@ impl Fake {
             Ok(object) => json_body(200, &object),
             Err((code, status)) => json_body(code, &status),
         }
+    }
+
+    fn open_api(&self, path: &str) -> Response<Body> {
+        let mut state = self.state();
+        state.looks += usize::from(path.is_empty());
+        if !state.served {
+            return json_body(404, &refusal(404, "not found", ""));
+        }
+        let mut hasher = std::hash::DefaultHasher::new();
+        state.open_api.to_string().hash(&mut hasher);
+        let url = format!("/openapi/v3/apis/networking.istio.io/v1?hash={:X}", hasher.finish());
+        if path.is_empty() {
+            return json_body(200, &json!({"paths": {"apis/networking.istio.io/v1": {"serverRelativeURL": url}}}));
+        }
+        state.documents_read += 1;
+        json_body(200, &state.open_api)
+    }
+
+    /// How often the index of documents was read.
+    pub fn looks(&self) -> usize {
+        self.state().looks
+    }
+
+    /// How often the document of Istio's kinds was read.
+    pub fn documents_read(&self) -> usize {
+        self.state().documents_read
     }
 
     fn serve(

@@ -241,7 +241,7 @@ prop_compose! {
         ports.sort_by_key(|port| port.number);
         ports.dedup_by_key(|port| port.number);
         let discovery = if headless { Discovery::Headless } else { Discovery::ClusterIp };
-        ServiceView { hosts: Vec::new(), discovery, ports, listed: None, waypoint: None }
+        ServiceView { hosts: Vec::new(), discovery, ports, listed: None, waypoint: None, prefers_near: false }
     }
 }
 

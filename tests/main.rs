@@ -14,6 +14,7 @@ mod docs;
 mod fake;
 mod generated;
 mod golden;
+mod installed;
 mod legal;
 mod load;
 mod properties;

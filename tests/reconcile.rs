@@ -18,8 +18,8 @@ const DR: &str = "destinationrules";
 const VS: &str = "virtualservices";
 const POLICIES: &str = "resiliences";
 
-struct Operator {
-    metrics: Arc<Metrics>,
+pub struct Operator {
+    pub metrics: Arc<Metrics>,
     health: Arc<Health>,
     stop: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
@@ -27,10 +27,14 @@ struct Operator {
 
 impl Operator {
     fn start(fake: &Fake) -> Self {
+        Self::start_with(fake, Options { istiod_address: String::new(), ..Options::default() })
+    }
+
+    pub fn start_with(fake: &Fake, options: Options) -> Self {
         let (metrics, health) = (Arc::new(Metrics::default()), Arc::new(Health::default()));
         health.block(GATE, "not begun");
         let stop = CancellationToken::new();
-        let options = Options { deadline: Duration::from_millis(300), ..Options::default() };
+        let options = Options { deadline: Duration::from_millis(300), ..options };
         let run = controller::run(fake.client(), options, metrics.clone(), health.clone(), stop.clone());
         Self { metrics, health, stop, task: tokio::spawn(run) }
     }
@@ -46,7 +50,7 @@ impl Operator {
     }
 }
 
-fn policy(name: &str) -> Value {
+pub fn policy(name: &str) -> Value {
     policy_for(name, name)
 }
 
@@ -62,7 +66,7 @@ fn policy_for(name: &str, target: &str) -> Value {
     })
 }
 
-fn service(name: &str) -> Value {
+pub fn service(name: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "ns"},
         "spec": {"ports": [{"name": "http", "port": 8000}]},
@@ -77,7 +81,7 @@ fn foreign_rule(name: &str, host: &str) -> Value {
     })
 }
 
-fn fake_with(names: &[&str]) -> Fake {
+pub fn fake_with(names: &[&str]) -> Fake {
     let fake = Fake::default();
     for name in names {
         fake.put("services", service(name));
@@ -87,14 +91,14 @@ fn fake_with(names: &[&str]) -> Fake {
 }
 
 /// `TYPE=STATUS/REASON` of a condition.
-fn condition(fake: &Fake, name: &str, kind: &str) -> String {
+pub fn condition(fake: &Fake, name: &str, kind: &str) -> String {
     let policy = fake.get(POLICIES, name).unwrap_or_default();
     let conditions = policy["status"]["conditions"].as_array().cloned().unwrap_or_default();
     let found = conditions.iter().find(|condition| condition["type"] == kind);
     found.map_or_else(String::new, |c| format!("{}/{}", c["status"].as_str().unwrap(), c["reason"].as_str().unwrap()))
 }
 
-async fn until(what: &str, holds: impl Fn() -> bool) {
+pub async fn until(what: &str, holds: impl Fn() -> bool) {
     let wait = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -103,12 +107,12 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
     timeout(Duration::from_secs(10), wait).await.unwrap_or_else(|_| panic!("never happened: {what}"));
 }
 
-async fn until_programmed(fake: &Fake, name: &str) {
+pub async fn until_programmed(fake: &Fake, name: &str) {
     until(&format!("{name} is Programmed"), || condition(fake, name, "Programmed") == "True/Programmed").await;
 }
 
 /// Another policy comes and is programmed: by then, whatever was queued before it has been begun.
-async fn settle(fake: &Fake) {
+pub async fn settle(fake: &Fake) {
     let name = format!("marker-{}", fake.writes().len());
     fake.put("services", service(&name));
     fake.put(POLICIES, policy(&name));

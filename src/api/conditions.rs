@@ -18,6 +18,9 @@ pub enum Reason {
     Accepted,
     /// `Accepted=False`: at least one fault in the spec; the message lists all with their paths.
     Invalid,
+    /// `Accepted=False`: the installed Istio does not understand what the spec needs; the message lists
+    /// all such fields. Heals when Istio is upgraded.
+    Unsupported,
     /// `Accepted=False`: another object has this host; the message names it.
     Conflicted,
     /// `Accepted=False`: the Service does not exist (yet). Heals by itself.
@@ -49,6 +52,7 @@ impl Reason {
         match self {
             Self::Accepted => "Accepted",
             Self::Invalid => "Invalid",
+            Self::Unsupported => "Unsupported",
             Self::Conflicted => "Conflicted",
             Self::TargetNotFound => "TargetNotFound",
             Self::Programmed => "Programmed",

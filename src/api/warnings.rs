@@ -72,11 +72,14 @@ pub enum Code {
     /// An ambient namespace and no waypoint: nothing enforces the policy.
     #[serde(rename = "RES051")]
     AmbientWithoutWaypoint,
+    /// The installed Istio has no such field; left out, since its value is what holds without it.
+    #[serde(rename = "RES060")]
+    FieldNotKnown,
 }
 
 impl Code {
     /// All codes, in order.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::PerClientLimitsServer,
         Self::PerClientLimitsEject,
         Self::ConnectionsQueue,
@@ -98,6 +101,7 @@ impl Code {
         Self::SealedPort,
         Self::CallersWithoutSidecar,
         Self::AmbientWithoutWaypoint,
+        Self::FieldNotKnown,
     ];
 
     /// The code as it stands in status, on the command line and in the name of its page.
@@ -125,6 +129,7 @@ impl Code {
             Self::SealedPort => "RES041",
             Self::CallersWithoutSidecar => "RES050",
             Self::AmbientWithoutWaypoint => "RES051",
+            Self::FieldNotKnown => "RES060",
         }
     }
 }

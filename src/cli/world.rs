@@ -15,7 +15,7 @@ use crate::{
         Resilience, TargetKind,
         schema::{self, Violation},
     },
-    istio::{Existing, Kind},
+    istio::{Existing, Kind, Knows},
     names,
     observed::{Endpoints, Membership, Observed, Rival, ServiceView, Target, WAYPOINT, count_endpoints},
     validate::{Refusal, Settings, Valid, validate},
@@ -60,6 +60,7 @@ pub struct World {
     namespaces: BTreeMap<String, Membership>,
     slices: BTreeMap<Key, Vec<EndpointSlice>>,
     rules: Vec<Existing>,
+    istio: Knows,
 }
 
 impl World {
@@ -120,6 +121,8 @@ impl World {
             (names::ISTIO_GROUP, "VirtualService") => {
                 self.rules.push(existing(Kind::VirtualService, &object.value).map_err(broken)?);
             }
+            ("apiextensions.k8s.io", "CustomResourceDefinition")
+                if self.istio.add_crd(&object.value).map_err(|why| format!("{kind} {name}: {why}"))? => {}
             _ => self.passed_over.push(format!("{}: {kind} {namespace}/{name}", object.place)),
         }
         Ok(())
@@ -152,6 +155,7 @@ impl World {
             rivals: self.rivals(resilience),
             existing: self.rules.iter().filter(|rule| rule.namespace == namespace).cloned().collect(),
             membership: self.namespaces.get(&namespace).copied(),
+            istio: self.istio.clone(),
         }
     }
 
@@ -186,7 +190,7 @@ impl World {
         let mut observed = self.observe(resilience, Beyond::Unknown);
         observed.endpoints = endpoints.map(Endpoints::of).or(observed.endpoints);
         validate(resilience, &observed, settings).map_err(|refusal| match refusal {
-            Refusal::Invalid(violations) => violations,
+            Refusal::Invalid(violations) | Refusal::Unsupported(violations) => violations,
             Refusal::Conflicted(message) | Refusal::Superseded(message) | Refusal::TargetNotFound(message) => {
                 vec![Violation::new("spec.targetRefs[0]", message)]
             }

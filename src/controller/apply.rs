@@ -73,7 +73,12 @@ fn failed(valid: Valid, error: &ApplyError) -> Outcome {
         ApplyError::Unstable { .. } => return Outcome::Failed(Box::new(valid), failed(true)),
     };
     match verdict {
-        Verdict::Refused => Outcome::Refused(Box::new(valid), message),
+        Verdict::Refused => Outcome::Refused(Box::new(valid), failed(false)),
+        // Another Istio heals it, and that is looked for (`installed`).
+        Verdict::Undeclared => {
+            let message = format!("{message}: the installed Istio has no such field; upgrade it, its CRDs included");
+            Outcome::Refused(Box::new(valid), Failure { message, slow: true })
+        }
         Verdict::Forbidden => Outcome::Failed(Box::new(valid), failed(true)),
         // Changed: what is there now is looked at anew. Gone: the CRD or the namespace is missing.
         Verdict::Changed | Verdict::Gone | Verdict::Unavailable => Outcome::Failed(Box::new(valid), failed(false)),

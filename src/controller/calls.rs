@@ -61,6 +61,8 @@ pub enum Cause {
 pub enum Verdict {
     /// The object itself was refused: the same bytes will be refused again.
     Refused,
+    /// It has a field that the CRD does not declare, because another Istio is installed than was thought.
+    Undeclared,
     /// It is not the object any more that the decision was about.
     Changed,
     /// It, its namespace or its kind is not there.
@@ -95,7 +97,7 @@ fn verdict(status: &kube::core::Status) -> Verdict {
         403 if status.message.contains("denied") => Verdict::Refused,
         401 | 403 => Verdict::Forbidden,
         // An older Istio's CRD does not know a field (measured M78).
-        500 if status.message.contains("field not declared in schema") => Verdict::Refused,
+        500 if status.message.contains("field not declared in schema") => Verdict::Undeclared,
         _ => Verdict::Unavailable,
     }
 }
@@ -294,7 +296,7 @@ mod tests {
             ),
             (403, r#"admission webhook "policy.example" denied the request: not on Fridays"#, Verdict::Refused),
             (403, "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no", Verdict::Refused),
-            (500, "failed to create typed patch object: .spec.x: field not declared in schema", Verdict::Refused),
+            (500, "failed to create typed patch object: .spec.x: field not declared in schema", Verdict::Undeclared),
             (403, r#"destinationrules is forbidden: User "x" cannot patch resource"#, Verdict::Forbidden),
             (401, "Unauthorized", Verdict::Forbidden),
             (404, r#"namespaces "x" not found"#, Verdict::Gone),

@@ -43,7 +43,7 @@ async fn send(recorder: &Recorder, event: &Event, about: &ObjectReference) {
 /// What `outcome` adds to what the status said before.
 fn event(before: Option<&ResilienceStatus>, outcome: &Outcome) -> Option<Event> {
     let (type_, condition, writes) = match outcome {
-        Outcome::Rejected(_) | Outcome::Conflicted(_) | Outcome::Superseded(_) => {
+        Outcome::Rejected(_) | Outcome::Unsupported(_) | Outcome::Conflicted(_) | Outcome::Superseded(_) => {
             (EventType::Warning, ACCEPTED, &[][..])
         }
         Outcome::Waiting(_) => (EventType::Normal, ACCEPTED, &[][..]),

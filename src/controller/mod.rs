@@ -14,6 +14,7 @@ mod cache;
 mod calls;
 mod cleanup;
 mod events;
+mod installed;
 mod keys;
 mod observe;
 mod reconcile;
@@ -60,6 +61,7 @@ use crate::{
 use apply::Hands;
 use cache::{Cache, Delta, Entry};
 use calls::{CallError, Calls, Verdict};
+use installed::Installed;
 use keys::{Key, Keys};
 use reconcile::{Context, reconcile, report_unreadable};
 use relations::Names;
@@ -106,6 +108,10 @@ pub struct Options {
     pub resync: Duration,
     /// How long one call may take.
     pub deadline: Duration,
+    /// Host and port of istiod's monitoring; empty: its version is never asked for.
+    pub istiod_address: String,
+    /// How often to look whether another Istio is installed.
+    pub istio_recheck: Duration,
 }
 
 impl From<Settings> for Options {
@@ -116,6 +122,8 @@ impl From<Settings> for Options {
             concurrency: settings.concurrency,
             resync: settings.resync,
             deadline: calls::DEADLINE,
+            istiod_address: settings.istiod_address,
+            istio_recheck: installed::RECHECK,
         }
     }
 }
@@ -132,6 +140,7 @@ struct Shared {
     keys: Arc<Keys>,
     retries: Retries,
     metrics: Arc<Metrics>,
+    installed: Installed,
 }
 
 impl Shared {
@@ -160,9 +169,17 @@ impl Shared {
             keys,
             retries: Retries::new(options.resync),
             metrics: metrics.clone(),
+            installed: Installed::new(client.clone(), options.deadline, options.istio_recheck, &options.istiod_address),
         });
         metrics.tally_with(move || world.tally());
         (shared, requests)
+    }
+
+    /// Looks at every policy.
+    fn look_at_all(&self) {
+        for policy in self.context.hands.world.policies.all() {
+            self.keys.look_at(&policy.namespace, &policy.name, Some(&policy.uid));
+        }
     }
 
     /// Looks at once at what waits for another try.
@@ -227,12 +244,24 @@ struct Wiring {
 }
 
 impl Wiring {
-    /// All watches: one a kind and namespace.
+    /// All watches: one a kind and namespace, and that of the installed Istio.
     fn watches(&self, namespaces: &[String]) -> Vec<BoxFuture<'static, ()>> {
-        if namespaces.is_empty() {
-            return self.watches_of(None);
+        let mut watches = if namespaces.is_empty() {
+            self.watches_of(None)
+        } else {
+            namespaces.iter().flat_map(|namespace| self.watches_of(Some(namespace))).collect()
+        };
+        watches.push(self.watch_istio());
+        watches
+    }
+
+    fn watch_istio(&self) -> BoxFuture<'static, ()> {
+        let (shared, listed) = (self.shared.clone(), self.listed.clone());
+        async move {
+            let (world, metrics) = (&shared.context.hands.world, &shared.metrics);
+            shared.installed.follow(world, metrics, || listed.one(), || shared.look_at_all()).await;
         }
-        namespaces.iter().flat_map(|namespace| self.watches_of(Some(namespace))).collect()
+        .boxed()
     }
 
     fn watches_of(&self, scope: Option<&str>) -> Vec<BoxFuture<'static, ()>> {
@@ -350,6 +379,11 @@ async fn attend(key: Arc<Key>, shared: Arc<Shared>) -> Result<Action, Infallible
     };
     if let Ok(Ok(End::Reached(outcome))) = &ended {
         log(&namespace, &name, outcome);
+        if let Outcome::Refused(_, failure) = outcome
+            && failure.slow
+        {
+            shared.installed.look_again();
+        }
     }
     shared.metrics.reconciled(label, begun.elapsed());
     Ok(shared.retries.after(&namespace, &name, class))
@@ -390,6 +424,7 @@ fn log(namespace: &str, name: &str, outcome: &Outcome) {
     match outcome {
         Outcome::Programmed(_, applied) => report(namespace, name, &applied.writes),
         Outcome::Rejected(_)
+        | Outcome::Unsupported(_)
         | Outcome::Conflicted(_)
         | Outcome::Superseded(_)
         | Outcome::Waiting(_)

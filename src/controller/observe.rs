@@ -23,6 +23,7 @@ pub fn observe(resilience: &Resilience, world: &World, cluster_domain: &str) -> 
         rivals: rivals(resilience, &namespace, target, world),
         existing: existing(resilience, Some(target), world, cluster_domain),
         membership: world.namespaces.get(&namespace, &namespace).map(|namespace| namespace.view),
+        istio: world.istio_knows(),
     }
 }
 

@@ -31,17 +31,17 @@ pub enum Class {
 pub const fn class(outcome: &Outcome) -> Class {
     match outcome {
         Outcome::Rejected(_) => Class::Never,
-        // Watches tell of the Service, the rival and the foreign object.
-        Outcome::Conflicted(_)
+        // Watches tell of the Service, the rival and the foreign object; another Istio is looked for.
+        Outcome::Unsupported(_)
+        | Outcome::Conflicted(_)
         | Outcome::Superseded(_)
         | Outcome::Waiting(_)
         | Outcome::Observing(..)
         | Outcome::Suspended(..)
         | Outcome::Programmed(..) => Class::Resync,
-        // Another Istio may take it, another rule of admission too; no event tells of either, and both
-        // often change within seconds.
-        Outcome::Refused(..) => Class::Backoff,
-        Outcome::Failed(_, failure) => {
+        // Another rule of admission may take what was refused; no event tells of it, and it often comes
+        // within seconds.
+        Outcome::Refused(_, failure) | Outcome::Failed(_, failure) => {
             if failure.slow {
                 Class::Slow
             } else {

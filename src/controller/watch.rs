@@ -35,6 +35,11 @@ impl Default for Listed {
 }
 
 impl Listed {
+    /// One more has.
+    pub fn one(&self) {
+        self.0.add_permits(1);
+    }
+
     /// Returns when `watches` of them have.
     pub async fn all(&self, watches: u32) {
         // Only a closed semaphore fails, and nobody closes it.
@@ -86,7 +91,7 @@ impl Watch<'_> {
                     cache.retain(scope.as_deref(), &seen).iter().for_each(&tell);
                     seen = HashSet::new();
                     if std::mem::take(&mut first) {
-                        listed.0.add_permits(1);
+                        listed.one();
                     } else {
                         recovered();
                     }

@@ -1,6 +1,6 @@
 //! The caches, and what is kept of each kind.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use k8s_openapi::{
     api::{
@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::cache::{Cache, Entry};
 use crate::{
     api::{Resilience, ResilienceStatus, TargetKind, TargetRef, conditions},
-    istio::{Existing, Kind},
+    istio::{Existing, Kind, Knows},
     names,
     observed::{Membership, ServiceView, WAYPOINT},
     runtime::metrics::Tally,
@@ -89,6 +89,7 @@ pub struct World {
     pub namespaces: Cache<Membership>,
     /// Their endpoints.
     pub slices: Cache<Slice>,
+    istio: RwLock<Knows>,
 }
 
 impl World {
@@ -98,6 +99,19 @@ impl World {
             Kind::DestinationRule => &self.rules,
             Kind::VirtualService => &self.routes,
         }
+    }
+
+    /// What the installed Istio understands, as it was seen last.
+    pub fn istio_knows(&self) -> Knows {
+        self.istio.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes what was seen of the installed Istio; whether that is news.
+    pub fn learn(&self, knows: Knows) -> bool {
+        let mut istio = self.istio.write().unwrap_or_else(PoisonError::into_inner);
+        let news = *istio != knows;
+        *istio = knows;
+        news
     }
 
     /// A target as it is, if it is there.

@@ -6,13 +6,17 @@
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
 mod existing;
+mod fields;
 mod hosts;
+mod knows;
 mod ports;
 mod rules;
 mod written;
 
 pub use existing::{Existing, Kind, Stake};
+pub use fields::{Field, written_fields};
 pub use hosts::resolve_host;
+pub use knows::{Fate, Knows, Version};
 pub use ports::{Protocol, entry_protocol, port_protocol};
 pub use rules::{destination_rule_faults, virtual_service_faults};
 pub use written::{

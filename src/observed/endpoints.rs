@@ -7,10 +7,10 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 /// Endpoints of one target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Endpoints {
-    /// Those that are not on their way out. istiod sends them ready or not since 1.31
-    /// (`PILOT_AUTO_SEND_UNHEALTHY_ENDPOINTS`), unless the rule sets `minHealthPercent`.
+    /// Those that are not on their way out.
     pub all: u32,
-    /// Those of them that are ready: what proxies are sent where `minHealthPercent` is set.
+    /// Those of them that are ready; [`Observed::sent`](super::Observed::sent) tells which of the two
+    /// numbers counts.
     pub ready: u32,
     /// Zones that they are in; 0 where nothing says so.
     pub zones: u32,

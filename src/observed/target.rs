@@ -19,6 +19,10 @@ pub struct ServiceView {
     pub listed: Option<Endpoints>,
     /// Whether it uses a waypoint ([`WAYPOINT`]); `None`: as its namespace does.
     pub waypoint: Option<bool>,
+    /// Whether it prefers near endpoints (`spec.trafficDistribution`): then istiod sends also those that
+    /// are not ready, whatever its version, and keeps no share of healthy ones
+    /// (istio `pilot/pkg/model/service.go`, `ForcesSupportUnhealthyEndpoints`).
+    pub prefers_near: bool,
 }
 
 /// How clients find the endpoints of a target.
@@ -88,8 +92,19 @@ impl From<&Service> for ServiceView {
             ports: ports.collect(),
             listed: None,
             waypoint: waypoint.map(|name| uses_waypoint(Some(name))),
+            prefers_near: prefers_near(service),
         }
     }
+}
+
+/// As istiod reads it: the field, then the annotation from before the field (istio
+/// `pilot/pkg/model/service.go`, `GetTrafficDistribution`).
+fn prefers_near(service: &Service) -> bool {
+    const NEAR: [&str; 3] = ["preferclose", "prefersamezone", "prefersamenode"];
+    let field = service.spec.as_ref().and_then(|spec| spec.traffic_distribution.clone());
+    let annotations = service.metadata.annotations.as_ref();
+    let annotation = annotations.and_then(|all| all.get("networking.istio.io/traffic-distribution").cloned());
+    field.into_iter().chain(annotation).any(|value| NEAR.contains(&value.to_ascii_lowercase().as_str()))
 }
 
 impl ServiceView {
@@ -125,6 +140,8 @@ impl ServiceView {
             ports: ports.collect(),
             listed,
             waypoint: waypoint.map(|name| uses_waypoint(Some(name))),
+            // All that it lists is ready.
+            prefers_near: false,
         }
     }
 

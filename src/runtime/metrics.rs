@@ -46,6 +46,7 @@ pub struct Metrics {
     watch_errors: Family<ByKind, Counter>,
     policies: Family<ByCondition, Gauge>,
     panics: Counter<u64, AtomicU64>,
+    missing_fields: Gauge,
     tally: OnceLock<Box<dyn Fn() -> Tally + Send + Sync>>,
 }
 
@@ -73,9 +74,22 @@ impl Default for Metrics {
         registry.register("policies", "Policies by condition and its status", policies.clone());
         let panics = Counter::default();
         registry.register("panics", "Reconciles that panicked: each is a bug", panics.clone());
+        let missing_fields = Gauge::default();
+        let help = "Fields that the operator may write and the installed Istio does not have";
+        registry.register("istio_missing_fields", help, missing_fields.clone());
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "What is running", build);
-        Self { registry, reconciles, seconds, writes, watch_errors, policies, panics, tally: OnceLock::new() }
+        Self {
+            registry,
+            reconciles,
+            seconds,
+            writes,
+            watch_errors,
+            policies,
+            panics,
+            missing_fields,
+            tally: OnceLock::new(),
+        }
     }
 }
 
@@ -99,6 +113,11 @@ impl Metrics {
     /// A reconcile panicked.
     pub fn panicked(&self) {
         self.panics.inc();
+    }
+
+    /// So many fields are missing in what is installed.
+    pub fn missing(&self, fields: usize) {
+        self.missing_fields.set(i64::try_from(fields).unwrap_or(i64::MAX));
     }
 
     /// Who counts policies; asked at each scrape, so that nothing is counted for nobody.
@@ -134,6 +153,7 @@ mod tests {
         metrics.wrote("DestinationRule", "create");
         metrics.watch_broke("Service");
         metrics.panicked();
+        metrics.missing(3);
         metrics.tally_with(|| vec![("Ready", "True", 4)]);
         let text = metrics.encode().unwrap();
         for line in [
@@ -143,6 +163,7 @@ mod tests {
             r#"resilience_operator_watch_errors_total{kind="Service"} 1"#,
             r#"resilience_operator_policies{condition="Ready",status="True"} 4"#,
             "resilience_operator_panics_total 1",
+            "resilience_operator_istio_missing_fields 3",
             "resilience_operator_build_info{version=",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");

@@ -1,6 +1,11 @@
 //! What the operator was told: flags before environment before `--config` file before defaults.
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    net::{Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
@@ -44,6 +49,10 @@ pub struct Flags {
     /// Where liveness, readiness and metrics are served [default: 0.0.0.0:8080].
     #[arg(long, env = "RESILIENCE_ADMIN_ADDRESS", value_name = "ADDRESS")]
     pub admin_address: Option<SocketAddr>,
+    /// Host and port where istiod tells its version; empty: it is never asked
+    /// [default: istiod.istio-system.svc:15014].
+    #[arg(long, env = "RESILIENCE_ISTIOD_ADDRESS", value_name = "HOST:PORT")]
+    pub istiod_address: Option<String>,
 }
 
 /// The file: every setting of [`Flags`] but the file itself.
@@ -58,6 +67,7 @@ struct File {
     log_format: Option<LogFormat>,
     log_level: Option<String>,
     admin_address: Option<SocketAddr>,
+    istiod_address: Option<String>,
 }
 
 /// Settings, all decided and checked.
@@ -77,6 +87,8 @@ pub struct Settings {
     pub log_level: String,
     /// Where the admin server listens.
     pub admin_address: SocketAddr,
+    /// Host and port of istiod's monitoring; empty: nobody is asked.
+    pub istiod_address: String,
 }
 
 impl Default for Settings {
@@ -89,6 +101,7 @@ impl Default for Settings {
             log_format: LogFormat::Json,
             log_level: "info".to_owned(),
             admin_address: SocketAddr::from(([0, 0, 0, 0], 8080)),
+            istiod_address: "istiod.istio-system.svc:15014".to_owned(),
         }
     }
 }
@@ -109,8 +122,17 @@ impl Settings {
         };
         let default = Self::default();
         // Without `..`, so that a new setting does not compile until it is taken from all three.
-        let Flags { config: _, cluster_domain, namespaces, concurrency, resync, log_format, log_level, admin_address } =
-            flags;
+        let Flags {
+            config: _,
+            cluster_domain,
+            namespaces,
+            concurrency,
+            resync,
+            log_format,
+            log_level,
+            admin_address,
+            istiod_address,
+        } = flags;
         let settings = Self {
             cluster_domain: cluster_domain.or(file.cluster_domain).unwrap_or(default.cluster_domain),
             namespaces: namespaces.or(file.namespaces).unwrap_or(default.namespaces),
@@ -119,6 +141,7 @@ impl Settings {
             log_format: log_format.or(file.log_format).unwrap_or(default.log_format),
             log_level: log_level.or(file.log_level).unwrap_or(default.log_level),
             admin_address: admin_address.or(file.admin_address).unwrap_or(default.admin_address),
+            istiod_address: istiod_address.or(file.istiod_address).unwrap_or(default.istiod_address),
         };
         settings.checked()
     }
@@ -133,6 +156,13 @@ impl Settings {
         }
         let domain = &self.cluster_domain;
         ensure!(is_dns(domain), "clusterDomain: {domain:?} is no domain; most clusters have cluster.local");
+        let istiod = &self.istiod_address;
+        let is_address =
+            istiod.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok());
+        ensure!(
+            istiod.is_empty() || is_address,
+            "istiodAddress: {istiod:?} is no HOST:PORT; istiod tells its version on port 15014"
+        );
         if self.concurrency == 0 {
             bail!("concurrency: 0 would be without bound; set at least 1");
         }
@@ -143,6 +173,12 @@ impl Settings {
         );
         Ok(self)
     }
+}
+
+/// A name, or an address in square brackets.
+fn is_host(host: &str) -> bool {
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    address.map_or_else(|| is_dns(host), |address| address.parse::<Ipv6Addr>().is_ok())
 }
 
 fn is_dns(name: &str) -> bool {
@@ -196,9 +232,20 @@ mod tests {
             "clusterDomain: .local",
             "namespaces: [a.b]",
             "logFormat: xml",
+            "istiodAddress: istiod",
+            "istiodAddress: http://istiod:15014",
+            "istiodAddress: istiod:155014",
         ] {
             let (_file, flags) = file(text);
             assert!(Settings::load(flags).is_err(), "{text} was accepted");
+        }
+    }
+
+    #[test]
+    fn istiod_is_asked_under_a_name_an_address_or_not_at_all() {
+        for address in ["istiod-canary.istio-system.svc:15014", "10.0.0.1:15014", "[fd00::1]:15014", ""] {
+            let (_file, flags) = file(&format!("istiodAddress: '{address}'"));
+            assert_eq!(Settings::load(flags).unwrap().istiod_address, address);
         }
     }
 

@@ -148,7 +148,8 @@ pub(super) fn resolve(
         mode: spec.mode,
         target: target.clone(),
         host: String::new(),
-        endpoints: sent(observed, &common),
+        endpoints: observed
+            .sent(common.ejection.as_ref().and_then(|ejection| ejection.min_healthy_percent).unwrap_or(0)),
         common,
         ports,
         routes: Vec::new(),
@@ -164,13 +165,6 @@ pub(super) fn resolve(
         None => valid.unknowns.extend(routes_unknown(&valid)),
     }
     valid
-}
-
-/// Endpoints that proxies are sent: with a share of healthy ones asked for, istiod leaves those out that
-/// are not ready (semantics 4.4).
-fn sent(observed: &Observed, policy: &Policy) -> Option<u32> {
-    let only_ready = policy.ejection.as_ref().is_some_and(|ejection| ejection.min_healthy_percent.unwrap_or(0) > 0);
-    observed.endpoints.map(|endpoints| if only_ready { endpoints.ready } else { endpoints.all })
 }
 
 fn routes_unknown(valid: &Valid) -> Vec<Violation> {
@@ -222,15 +216,14 @@ impl Here<'_> {
         if self.service.is_some_and(|service| !service.discovery.is_countable()) {
             return UNCOUNTED_MAX_PERCENT;
         }
-        let Some(endpoints) = self.observed.endpoints else {
+        let Some(endpoints) = self.observed.sent(ejection.min_healthy_percent.unwrap_or(0)) else {
             self.unknowns.push(Violation::new(
                 format!("{path}.ejection.maxPercent"),
                 "is not set, so it follows the number of endpoints, which is not known here: set it, add the Service's EndpointSlices, or say --endpoints N",
             ));
             return UNCOUNTED_MAX_PERCENT;
         };
-        let only_ready = ejection.min_healthy_percent.unwrap_or(0) > 0;
-        default_max_percent(if only_ready { endpoints.ready } else { endpoints.all })
+        default_max_percent(endpoints)
     }
 }
 

@@ -48,6 +48,11 @@ impl Valid {
         std::iter::once(&self.common).chain(self.ports.values())
     }
 
+    /// Likewise, to change them.
+    pub(super) fn policies_mut(&mut self) -> impl Iterator<Item = &mut Policy> {
+        std::iter::once(&mut self.common).chain(self.ports.values_mut())
+    }
+
     /// How many endpoints may be ejected at a time: of several policies by port, the most. `None` where
     /// nothing ejects, or endpoints cannot be counted.
     #[must_use]
