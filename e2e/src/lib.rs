@@ -21,6 +21,7 @@ pub mod fortio;
 pub mod image;
 pub mod images;
 pub mod istio;
+pub mod istio_apis;
 pub mod kubectl;
 pub mod lab;
 pub mod measured;

@@ -20,6 +20,7 @@ pub mod limits;
 pub mod raw_sample;
 pub mod side_by_side;
 pub mod stage;
+pub mod versions;
 
 /// One behaviour.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +50,7 @@ pub const ON_THE_LAB: &[Scenario] = &[
     Scenario { name: "killed_between_two_writes_it_ends_right", run: lifecycle::killed_between_two_writes },
     Scenario { name: "at_rest_nothing_is_written", run: at_rest::nothing_is_written },
     Scenario { name: "two_labs_live_side_by_side", run: side_by_side::live },
+    Scenario { name: "each_istio_takes_what_we_render_for_it", run: versions::each_istio_takes_what_we_render_for_it },
 ];
 
 /// Those that judge the lab itself, in a second checkout beside this one.
