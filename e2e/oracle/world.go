@@ -42,6 +42,9 @@ var schemas = collection.SchemasFor(
 )
 
 // world is what istiod would have read of a cluster. Objects are not validated: the API server has done it.
+//
+// Istio's caches are made to live as long as istiod: of each world with ServiceEntries about a megabyte
+// stays, so whoever asks about thousands of them starts another oracle now and then.
 type world struct {
 	// Mesh is a MeshConfig, as far as it differs from the defaults.
 	Mesh json.RawMessage `json:"mesh"`
@@ -169,10 +172,6 @@ func (o *objects) clusters(environment *model.Environment, stop chan struct{}) (
 		known = append(known, one.DeepCopy())
 	}
 	client := kube.NewFakeClient(known...)
-	go func() {
-		<-stop
-		client.Shutdown()
-	}()
 	clusters := multicluster.NewController(multicluster.ControllerOptions{
 		Client:          client,
 		ClusterID:       cluster,
