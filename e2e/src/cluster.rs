@@ -201,12 +201,16 @@ impl<'a> Cluster<'a> {
     /// Fills in one file of `e2e/config`, and gives the path of the result.
     fn configure(&self, file: &str) -> Result<PathBuf> {
         let from = self.checkout.e2e().join("config").join(file);
-        let text = fs::read_to_string(&from).with_context(|| format!("{} cannot be read", from.display()))?;
+        let mut text = fs::read_to_string(&from).with_context(|| format!("{} cannot be read", from.display()))?;
         let state = self.checkout.state();
-        let debian = self.parts.debian()?;
+        // Only what a file names: a control plane alone has neither CNI plugins nor runc.
+        if text.contains("${CNI_BIN}") {
+            text = text.replace("${CNI_BIN}", &self.parts.debian()?.join("usr/lib/cni").to_string_lossy());
+        }
+        if text.contains("${RUNC}") {
+            text = text.replace("${RUNC}", &self.parts.bin("runc", "runc")?.to_string_lossy());
+        }
         let text = text
-            .replace("${CNI_BIN}", &debian.join("usr/lib/cni").to_string_lossy())
-            .replace("${RUNC}", &self.parts.bin("runc", "runc")?.to_string_lossy())
             .replace("${PAUSE_IMAGE}", images::PAUSE)
             .replace("${PKI}", &state.join("pki").to_string_lossy())
             .replace("${STATE}", &state.to_string_lossy())
