@@ -160,6 +160,8 @@ pub fn decode(object: &Value) -> Result<Resilience, Vec<Violation>> {
         root.remove("status");
     }
     drop_nulls(&mut object, &RULES.schema);
+    // `5.0` is a whole number to the API server, which keeps it as `5`.
+    whole_numbers(&mut object);
     let mut found: Vec<Violation> = [("apiVersion", names::API_VERSION), ("kind", names::KIND)]
         .into_iter()
         .filter(|(key, want)| object.get(key).and_then(Value::as_str) != Some(want))
