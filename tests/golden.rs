@@ -83,7 +83,7 @@ fn decided(policy: &Policy, world: &World) -> String {
                     Kind::DestinationRule => destination_rule_faults(&object.json["spec"]),
                     Kind::VirtualService => virtual_service_faults(&object.json["spec"]),
                 };
-                assert_eq!(faults, Vec::<String>::new(), "{}", policy.place);
+                assert_eq!(faults, vec![], "{}", policy.place);
                 text.push_str(&yaml::print(&object.json).expect("it can be printed"));
                 text.push_str("---\n");
                 let kind = object.kind.as_str().to_owned();

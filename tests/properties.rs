@@ -215,7 +215,7 @@ proptest! {
                 Kind::DestinationRule => destination_rule_faults(&object.json["spec"]),
                 Kind::VirtualService => virtual_service_faults(&object.json["spec"]),
             };
-            prop_assert_eq!(found, Vec::<String>::new(), "{}", object.json);
+            prop_assert_eq!(found, vec![], "{}", object.json);
         }
     }
 

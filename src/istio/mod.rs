@@ -14,7 +14,7 @@ mod written;
 pub use existing::{Existing, Kind, Stake};
 pub use hosts::resolve_host;
 pub use ports::{Protocol, entry_protocol, port_protocol};
-pub use rules::{destination_rule_faults, virtual_service_faults};
+pub use rules::{Fault, Source, Stricter, destination_rule_faults, virtual_service_faults};
 pub use written::{
     ConnectionPool, Destination, DestinationRule, DestinationRuleSpec, ExactMatch, HttpPool, HttpRetry, HttpRoute,
     LoadBalancer, LocalityLbSetting, Metadata, OutlierDetection, PortPolicy, PortSelector, RetryBudget,
