@@ -26,6 +26,7 @@ pub mod lab;
 pub mod measured;
 pub mod namespace;
 pub mod operator;
+pub mod oracle;
 pub mod parts;
 pub mod pki;
 pub mod report;

@@ -64,6 +64,9 @@ const GO_PARTS: &[GoPart] = &[
     },
 ];
 
+/// Istio's own verdicts, for those who ask (`crate::oracle`): no part of a lab.
+const ORACLE: GoPart = GoPart { name: "oracle", packages: &["."], tags: "vtprotobuf,disable_pgv", cgo: false };
+
 /// What a control plane without a node is made of.
 const CONTROL_PLANE: &[&str] = &["etcd", "kubernetes"];
 
@@ -93,7 +96,8 @@ impl Parts {
             if control_plane && !CONTROL_PLANE.contains(&part.name) {
                 continue;
             }
-            let place = part.get(checkout, cache, &toolchain, parts.debian.as_deref(), report)?;
+            let module = checkout.e2e().join("parts").join(part.name);
+            let place = part.get(&module, cache, &toolchain, parts.debian.as_deref(), report)?;
             parts.go.push((part.name, place));
         }
         Ok(parts)
@@ -142,17 +146,16 @@ impl Parts {
 impl GoPart {
     fn get(
         &self,
-        checkout: &Checkout,
+        module: &Path,
         cache: &Cache,
         toolchain: &str,
         debian: Option<&Path>,
         report: &Report,
     ) -> Result<PathBuf> {
-        let module = checkout.e2e().join("parts").join(self.name);
-        let flags = self.linker_flags(&module)?;
+        let flags = self.linker_flags(module)?;
         let linked_with = debian.filter(|_| self.cgo).map(Path::as_os_str).unwrap_or_default();
         let key = Key::new(self.name)
-            .with_folder(&module)?
+            .with_folder(module)?
             .with(self.packages.join(" "))
             .with(self.tags)
             .with(&flags)
@@ -163,7 +166,7 @@ impl GoPart {
         }
         report.step(&format!("build {}", self.name), || {
             cache.get("parts", self.name, &key, |folder| {
-                check(&mut self.build(&module, &flags, folder, debian)?).with_context(|| {
+                check(&mut self.build(module, &flags, folder, debian)?).with_context(|| {
                     format!("the part {} does not build (its module: {})", self.name, module.display())
                 })?;
                 Ok(())
@@ -215,6 +218,14 @@ impl GoPart {
             _ => strip.to_owned(),
         })
     }
+}
+
+/// Finds or builds the oracle.
+///
+/// # Errors
+/// What Go says.
+pub fn oracle(checkout: &Checkout, cache: &Cache, report: &Report) -> Result<PathBuf> {
+    ORACLE.get(&checkout.e2e().join("oracle"), cache, &go_version()?, None, report)
 }
 
 /// What istiod reports, and the tag of its images. The pinned commit (e2e/parts/istio/go.mod) carries no release tag.
@@ -404,5 +415,14 @@ mod tests {
     fn the_version_that_istiod_reports_is_the_pinned_commit() {
         let commit = ISTIO_VERSION.rsplit('-').next().unwrap();
         assert!(required_version(&module("istio"), "istio.io/istio").unwrap().ends_with(commit));
+    }
+
+    #[test]
+    fn the_oracle_speaks_for_the_istio_that_runs() {
+        let oracle = Path::new(env!("CARGO_MANIFEST_DIR")).join("oracle");
+        for dependency in ["istio.io/istio", "istio.io/api"] {
+            let runs = required_version(&module("istio"), dependency).unwrap();
+            assert_eq!(required_version(&oracle, dependency).unwrap(), runs, "{dependency}");
+        }
     }
 }
