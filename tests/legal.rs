@@ -2,7 +2,7 @@
 //! put to Istio's own validators.
 
 use kube::api::ObjectMeta;
-use proptest::{collection, option, prelude::*, sample};
+use proptest::{collection, option, prelude::*, sample, string};
 use resilience_operator::{
     api::{
         Blocks, Duration, Ejection, Limits, LocalityFailover, Method, Mode, PerClientLimits, PortEntry,
@@ -16,7 +16,9 @@ use resilience_operator::{
 pub const UID: &str = "0b3f6c1e-0000-4000-8000-000000000001";
 
 fn duration() -> impl Strategy<Value = Duration> {
-    "([0-9]{1,5}(h|m|s|ms)){1,4}"
+    // Parsed once, and not for each value.
+    string::string_regex("([0-9]{1,5}(h|m|s|ms)){1,4}")
+        .expect("a pattern")
         .prop_map(Duration::new)
         .prop_filter("at least 1ms", |duration| duration.as_millis().is_some_and(|millis| millis > 0))
 }
@@ -112,7 +114,7 @@ fn retries() -> impl Strategy<Value = Retries> {
         option::of(sample::subsequence(methods.to_vec(), 1..=methods.len()).prop_shuffle()),
     );
     let times = (option::of(duration()), option::of(duration()));
-    let on = (option::weighted(0.9, 1..=10_i32), lists, times, option::of(budget)).prop_map(
+    let on = (option::weighted(0.9, 1..=10_i32), lists, times, option::weighted(0.2, budget)).prop_map(
         |(attempts, (retry_on, status_codes, methods), (per_try_timeout, backoff), budget)| Retries {
             attempts,
             retry_on,
@@ -186,7 +188,7 @@ prop_compose! {
 }
 
 /// Ports that every Service of [`world`] has, for HTTP.
-const PORTS: [u16; 4] = [80, 8080, 9000, 9090];
+pub const PORTS: [u16; 4] = [80, 8080, 9000, 9090];
 
 fn is_legal(spec: &ResilienceSpec) -> bool {
     let common = spec.blocks();

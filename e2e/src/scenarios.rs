@@ -14,6 +14,7 @@ pub mod corpus;
 pub mod drift;
 pub mod ejection;
 pub mod footprint;
+pub mod judged;
 pub mod leaves_nothing;
 pub mod lifecycle;
 pub mod limits;
@@ -49,6 +50,17 @@ pub const ON_THE_LAB: &[Scenario] = &[
     Scenario { name: "killed_between_two_writes_it_ends_right", run: lifecycle::killed_between_two_writes },
     Scenario { name: "at_rest_nothing_is_written", run: at_rest::nothing_is_written },
     Scenario { name: "two_labs_live_side_by_side", run: side_by_side::live },
+    Scenario { name: "the_oracle_refuses_what_a_cluster_refused", run: judged::documents },
+    Scenario { name: "the_oracle_resolves_as_a_cluster_does", run: judged::resolution },
+    Scenario { name: "ten_thousand_legal_policies_are_taken_by_istios_own_validators", run: judged::legal_policies },
+    Scenario {
+        name: "ten_thousand_nearly_legal_policies_get_the_api_servers_verdict_from_us",
+        run: judged::near_legal_policies,
+    },
+    Scenario {
+        name: "ten_thousand_nearly_legal_istio_objects_get_istios_verdict_from_our_rules",
+        run: judged::near_legal_objects,
+    },
 ];
 
 /// Those that judge the lab itself, in a second checkout beside this one.
