@@ -210,7 +210,8 @@ impl RawStage {
 
     /// Calls a path of the server from a client.
     pub(super) fn call(&self, client: &str, path: &str, callers: u32, requests: u32) -> Result<Answers> {
-        load_from(&self.kubectl, client, &self.url(path), callers, requests, &[])
+        // A call that a busy machine holds up is late, not lost.
+        load_from(&self.kubectl, client, &self.url(path), callers, requests, &["-timeout", "30s"])
     }
 
     /// Where a path of the server is.

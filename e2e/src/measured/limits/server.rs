@@ -27,12 +27,13 @@ pub(super) fn is_limited_too(stage: &RawStage) -> Result<()> {
     Ok(())
 }
 
-/// A limit and an ejection that seem to have nothing to do with each other.
+/// A limit and an ejection that seem to have nothing to do with each other. Five in a row come too, but on a
+/// busy machine only after thousands of calls.
 fn limit_and_detection() -> Value {
     json!({
         "connectionPool": {"http": {"http2MaxRequests": 2}},
         "outlierDetection": {
-            "consecutive5xxErrors": 5, "interval": "1s", "baseEjectionTime": "300s", "maxEjectionPercent": 100,
+            "consecutive5xxErrors": 3, "interval": "1s", "baseEjectionTime": "300s", "maxEjectionPercent": 100,
         },
     })
 }
