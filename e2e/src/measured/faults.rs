@@ -179,14 +179,10 @@ fn status_600(stage: &Stage) -> Result<()> {
     bad["spec"]["exportTo"] = json!(["."]);
     stage.kubectl.apply(&bad.to_string())?;
     let frozen = until_rejected("the client's Envoy rejects the routes with status 600", before)?;
-    // Another Service with the same port number: there, its rule is rejected with the bad one.
+    // Another Service with the same port number: there, its rule is rejected with the bad one. (The routes of
+    // other ports in the same response of istiod may be lost as well: seen once, asserted nowhere.)
     stage.kubectl.apply(&faulty(stage, "two", &abort(461, 100), &json!({})).to_string())?;
     until_rejected("the client's Envoy rejects the routes again", frozen)?;
-    let more = stage.url("two", 8001, "/get");
-    stage.kubectl.until("the rule for two is in force on its other port", SOON, |kubectl| {
-        let answers = load(kubectl, &more, 1, 5)?;
-        Ok(if answers.status(461) == 5 { Seen::Done(()) } else { Seen::NotYet(format!("{answers:?}")) })
-    })?;
     let two = stage.url("two", PORT, "/get");
     let unchanged = stage.counted("deploy/two", || load(&stage.kubectl, &two, 1, 10))?;
     ensure!(
