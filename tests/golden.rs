@@ -82,8 +82,8 @@ fn decided(policy: &Policy, world: &World) -> String {
                     for there in held(&valid.owner, &observed.existing) {
                         text.extend(["# delete ", &there.kind, " ", &there.name, "\n"]);
                     }
-                    let would = desired.objects().into_iter().map(|object| format!("{} {}", object.kind, object.name));
-                    let outcome = Outcome::Observing(Box::new(valid), would.collect());
+                    let wanted = desired.objects().into_iter().map(|object| format!("{} {}", object.kind, object.name));
+                    let outcome = Outcome::Observing(Box::new(valid), wanted.collect());
                     return text + &said(policy, resilience, &outcome);
                 }
                 Mode::Suspend => {
