@@ -18,28 +18,25 @@ const RETRIES: [(&str, &str); 2] =
 /// What a status declares for a port: what stands there for the port alone or, if nothing does, for all.
 #[must_use]
 pub fn declared(effective: &Value, port: u16) -> Values {
-    let values = |belongs: &dyn Fn(&str) -> Option<String>| -> Values {
-        let entries = effective.as_array().into_iter().flatten();
-        let entry = |entry: &Value| {
-            let path = belongs(entry["path"].as_str()?)?;
-            let value = spelled(&path, entry["value"].as_str()?);
-            Some((path, value))
-        };
-        entries.filter_map(entry).collect()
-    };
-    let own = values(&|path| path.strip_prefix(&format!("ports[{port}].")).map(str::to_owned));
-    if own.is_empty() { common(&values) } else { own }
+    let prefix = format!("ports[{port}].");
+    let own = values(effective, |path| path.strip_prefix(&prefix));
+    if own.is_empty() { declared_for_all(effective) } else { own }
 }
 
 /// What a status declares for all ports without an entry of their own.
 #[must_use]
 pub fn declared_for_all(effective: &Value) -> Values {
-    // No Service has port 0.
-    declared(effective, 0)
+    values(effective, |path| (!path.starts_with("ports[")).then_some(path))
 }
 
-fn common(values: &dyn Fn(&dyn Fn(&str) -> Option<String>) -> Values) -> Values {
-    values(&|path| (!path.starts_with("ports[")).then(|| path.to_owned()))
+/// The values whose path `belongs`, under what it makes of the path.
+fn values(effective: &Value, belongs: impl Fn(&str) -> Option<&str>) -> Values {
+    let entries = effective.as_array().into_iter().flatten();
+    let entry = |entry: &Value| {
+        let path = belongs(entry["path"].as_str()?)?;
+        Some((path.to_owned(), spelled(path, entry["value"].as_str()?)))
+    };
+    entries.filter_map(entry).collect()
 }
 
 /// What the cluster of a port must hold: limits, ejection, connect timeout, times of connections, budget.

@@ -180,12 +180,11 @@ fn moved(text: &str, namespace: &str, hosts: &[String], others: &[String]) -> St
         other => other.to_owned(),
     };
     // `default`, `x.default.svc.cluster.local`, `default/gateway`.
-    text.split_inclusive(['.', '/'])
-        .map(|part| {
-            let end = part.trim_end_matches(['.', '/']).len();
-            format!("{}{}", word(&part[..end]), &part[end..])
-        })
-        .collect()
+    let part = |part: &str| {
+        let (name, end) = part.split_at(part.trim_end_matches(['.', '/']).len());
+        word(name) + end
+    };
+    text.split_inclusive(['.', '/']).map(part).collect()
 }
 
 /// Leaves out what the API server writes itself, and gives a namespace to what has none.

@@ -151,10 +151,10 @@ fn enforced(target: &Target, force: &Force, before: &ConfigDump, now: &ConfigDum
     let hosts = tally.hosts;
     let mut wrong = Vec::new();
     for port in ports {
-        let port = Port { host: &target.host, port, declared: &expect::declared(&effective, port), force };
+        let port = Port { host: &target.host, number: port, declared: &expect::declared(&effective, port), force };
         let name = port.cluster();
         let Some(found) = reading::cluster(now, &name) else {
-            wrong.push(format!("port {}: the client's Envoy has no cluster {name}", port.port));
+            wrong.push(format!("port {}: the client's Envoy has no cluster {name}", port.number));
             continue;
         };
         tally.clusters += 1;
@@ -178,14 +178,14 @@ fn enforced(target: &Target, force: &Force, before: &ConfigDump, now: &ConfigDum
 /// A port of a host, and what is declared for it.
 struct Port<'a> {
     host: &'a str,
-    port: u16,
+    number: u16,
     declared: &'a Values,
     force: &'a Force,
 }
 
 impl Port<'_> {
     fn cluster(&self) -> String {
-        format!("outbound|{}||{}", self.port, self.host)
+        format!("outbound|{}||{}", self.number, self.host)
     }
 
     fn in_cluster(&self, before: &ConfigDump, found: &Values) -> Vec<String> {
@@ -214,9 +214,9 @@ impl Port<'_> {
     }
 
     fn in_routes(&self, before: &ConfigDump, now: &ConfigDump, tally: &mut Tally) -> Vec<String> {
-        let Some(host) = virtual_host(now, self.port, self.host) else { return Vec::new() };
+        let Some(host) = virtual_host(now, self.number, self.host) else { return Vec::new() };
         tally.hosts += 1;
-        let earlier = virtual_host(before, self.port, self.host).filter(|_| self.force.leaves_routes());
+        let earlier = virtual_host(before, self.number, self.host).filter(|_| self.force.leaves_routes());
         let mut by_method: BTreeMap<Difference, Vec<&str>> = BTreeMap::new();
         for method in METHODS {
             let expected = earlier.map_or_else(
@@ -240,7 +240,7 @@ impl Port<'_> {
     }
 
     fn sentences(&self, place: &str, differences: &[Difference]) -> Vec<String> {
-        differences.iter().map(|difference| format!("port {}{place}: {difference}", self.port)).collect()
+        differences.iter().map(|difference| format!("port {}{place}: {difference}", self.number)).collect()
     }
 }
 
