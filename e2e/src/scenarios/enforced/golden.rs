@@ -123,7 +123,8 @@ impl Golden {
         let carried = ports.into_iter().flatten().filter(|port| port["protocol"] != "UDP");
         let ports = carried.filter_map(|port| u16::try_from(port.get(number)?.as_u64()?).ok()).collect();
         let host = match found.and_then(|object| object.pointer("/spec/hosts/0")).and_then(Value::as_str) {
-            Some(host) => host.to_lowercase(),
+            // Istio keeps capitals in the names of clusters.
+            Some(host) => host.to_owned(),
             None => format!("{name}.{}.svc.cluster.local", text(policy, "/metadata/namespace")),
         };
         Target { host, ports }

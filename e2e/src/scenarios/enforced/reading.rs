@@ -17,6 +17,9 @@ const THRESHOLDS: [(&str, &str, u64); 4] = [
     ("max_retries", "limits.perClient.concurrentRetries", 3),
 ];
 
+/// Where the client stands, as some endpoints of goldens do.
+pub const CLIENT_REGION: &str = "eu";
+
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// What a cluster enforces; `None` if there is none of that name.
@@ -106,14 +109,13 @@ fn ejection(cluster: &Value, detection: &Value, values: &mut Values) {
     values.insert("ejection.minHealthyPercent".to_owned(), threshold);
 }
 
-/// Whether calls keep to the nearest endpoints: shows where endpoints are in several places and the client
-/// is somewhere itself.
+/// Whether calls keep to the nearest endpoints: shows where some are in the client's region and some are not.
 fn failover(dump: &ConfigDump, cluster: &Value, name: &str) -> Option<&'static str> {
     let sent = dump.endpoints(name).or_else(|| cluster.get("load_assignment"))?;
     let groups = sent.get("endpoints").and_then(Value::as_array)?;
-    let mut places: Vec<&Value> = groups.iter().filter_map(|group| group.get("locality")).collect();
-    places.dedup();
-    if places.len() < 2 {
+    let near = |group: &&Value| group.pointer("/locality/region").is_some_and(|region| region == CLIENT_REGION);
+    let nearby = groups.iter().filter(near).count();
+    if nearby == 0 || nearby == groups.len() {
         return None;
     }
     let ranked = groups.iter().any(|group| group.get("priority").and_then(Value::as_u64).unwrap_or(0) > 0);
@@ -332,16 +334,17 @@ mod tests {
     }
 
     #[test]
-    fn failover_shows_where_endpoints_are_in_several_places() {
+    fn failover_shows_where_endpoints_are_near_and_far() {
         let cluster = json!({"name": "c", "outlier_detection": {}});
         let failover = |groups: Value| {
             let dump = dump(&cluster, &json!({"cluster_name": "c", "endpoints": groups}));
             super::cluster(&dump, "c").unwrap().remove("ejection.localityFailover")
         };
-        let group = |zone: &str, priority: u64| json!({"locality": {"zone": zone}, "priority": priority});
-        assert_eq!(failover(json!([group("a", 0)])), None);
-        assert_eq!(failover(json!([group("a", 0), group("b", 0)])).as_deref(), Some("Disabled"));
-        assert_eq!(failover(json!([group("a", 0), group("b", 1)])).as_deref(), Some("Inherit"));
+        let group = |region: &str, priority: u64| json!({"locality": {"region": region}, "priority": priority});
+        assert_eq!(failover(json!([group("eu", 0)])), None);
+        assert_eq!(failover(json!([group("us", 0), group("asia", 0)])), None);
+        assert_eq!(failover(json!([group("eu", 0), group("us", 0)])).as_deref(), Some("Disabled"));
+        assert_eq!(failover(json!([group("eu", 0), group("us", 1)])).as_deref(), Some("Inherit"));
     }
 
     fn host() -> Value {

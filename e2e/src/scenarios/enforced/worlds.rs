@@ -170,7 +170,7 @@ fn documents(objects: impl Iterator<Item = Value>) -> String {
 /// # Errors
 /// When it does not get available.
 pub fn start_client(kubectl: &Kubectl) -> Result<()> {
-    let labels = json!({"app": "client", "istio-locality": "region-1.zone-1"});
+    let labels = json!({"app": "client", "istio-locality": format!("{}.a", reading::CLIENT_REGION)});
     let annotations = json!({
         "readiness.status.sidecar.istio.io/initialDelaySeconds": "0",
         "readiness.status.sidecar.istio.io/periodSeconds": "1",
