@@ -25,7 +25,7 @@ const POLICIES: &str = "resiliences";
 const BUDGET: &str = "trafficPolicy.retryBudget";
 
 /// The OpenAPI document of an Istio that has all that we write, but for what begins with `missing`.
-fn open_api(missing: &str) -> Value {
+pub fn open_api(missing: &str) -> Value {
     let mut schemas = json!({});
     for kind in Kind::ALL {
         let mut schema = json!({"x-kubernetes-group-version-kind":
@@ -152,8 +152,7 @@ fn ejecting() -> Fake {
     let mut policy = policy("web");
     policy["spec"]["ejection"] = json!({"consecutive5xx": 5});
     fake.put(POLICIES, policy);
-    let endpoint =
-        |number: u8, ready: bool| json!({"addresses": [format!("10.0.0.{number}")], "conditions": {"ready": ready}});
+    let endpoint = |number: u8, ready: bool| json!({"addresses": [format!("10.0.0.{number}")], "conditions": {"ready": ready, "terminating": false}});
     fake.put(
         "endpointslices",
         json!({

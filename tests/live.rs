@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::{
     fake::{Fake, Fault},
+    installed::open_api,
     reconcile::{Operator, foreign_rule, service, until_programmed},
     support::{PROGRAM, difference, root},
 };
@@ -24,6 +25,7 @@ struct Stage {
 impl Stage {
     async fn new() -> Self {
         let fake = Fake::default();
+        fake.install(open_api("nothing"), true);
         let address = fake.serve_http().await;
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("kubeconfig"), kubeconfig(&address)).unwrap();
@@ -337,6 +339,24 @@ async fn what_a_refused_policy_left_in_force_is_told_as_left() {
     let json = stage.json(0, &["explain", "shop"]).await;
     assert_eq!((&json["policy"]["outcome"]["reason"], &json["valuesAre"]), (&json!("Invalid"), &json!("Left")));
     assert!(json["policy"]["outcome"]["faults"][0]["path"].as_str().unwrap().starts_with("spec.timeouts"), "{json}");
+}
+
+#[tokio::test]
+async fn what_the_installed_istio_lacks_is_refused_by_diff_as_by_the_operator() {
+    let stage = Stage::with(&breaker(5)).await;
+    stage.fake.install(open_api("trafficPolicy.retryBudget"), true);
+    let mut spec = breaker(5);
+    spec["retries"] = json!({"attempts": 1, "budget": {"percent": 20}});
+    let file = stage.file("budget.yaml", &[policy("shop", &spec)]);
+    let report = stage.json(1, &["diff", "-f", &file]).await;
+    let outcome = &report["resiliences"][0]["outcome"];
+    assert_eq!(
+        (&outcome["reason"], &outcome["faults"][0]["path"]),
+        (&json!("Unsupported"), &json!("spec.retries.budget"))
+    );
+    stage.fake.install(Value::Null, true);
+    let said = stage.fails(1, &["explain", "nobody"]).await;
+    assert!(said.contains("nothing here is held against what the installed Istio understands"), "{said}");
 }
 
 #[tokio::test]

@@ -442,10 +442,18 @@ async fn within<T>(what: impl Future<Output = T>) -> T {
 /// Puts the world of a golden file into the API server, and gives the name of its policy.
 fn put_world(fake: &Fake, golden: &str) -> String {
     let path = crate::support::root().join(format!("tests/translate/{golden}.in.yaml"));
-    let mut policy = String::new();
+    let (mut policy, mut schemas) = (String::new(), json!({}));
     for object in input::read(&[path], &mut std::io::empty()).objects {
         let mut object = object.value;
         let kind = object["kind"].as_str().unwrap().to_owned();
+        if kind == "CustomResourceDefinition" {
+            let kind = object["spec"]["names"]["kind"].clone();
+            let mut schema = object["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone();
+            schema["x-kubernetes-group-version-kind"] =
+                json!([{"group": names::ISTIO_GROUP, "version": "v1", "kind": kind}]);
+            schemas[kind.as_str().unwrap()] = schema;
+            continue;
+        }
         let plural = match kind.as_str() {
             "ServiceEntry" => "serviceentries".to_owned(),
             kind => format!("{}s", kind.to_lowercase()),
@@ -459,6 +467,9 @@ fn put_world(fake: &Fake, golden: &str) -> String {
             object["metadata"]["name"].as_str().unwrap().clone_into(&mut policy);
         }
         fake.put(&plural, serde_json::from_str(&object.to_string().replace(".default.svc.", ".ns.svc.")).unwrap());
+    }
+    if schemas != json!({}) {
+        fake.install(json!({"components": {"schemas": schemas}}), true);
     }
     policy
 }

@@ -159,7 +159,8 @@ pub async fn look_once(client: Client, deadline: Duration, world: &World) -> Vec
     let knows = installed.look(Knows::default(), &mut faults).await;
     let version = installed.version_by_proxy().await;
     world.learn(knows.with_version(version));
-    faults
+    let unknown = |fault| format!("{fault}: nothing here is held against what the installed Istio understands");
+    faults.into_iter().map(unknown).collect()
 }
 
 impl Installed {

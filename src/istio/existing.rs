@@ -201,9 +201,10 @@ mod tests {
         let routes = |host: &str| Existing::new(Kind::VirtualService, &meta, json!({"hosts": [host]}));
         let is_for = |object: Existing, host: &str| object.is_for(host, "cluster.local");
         assert!(
-            !is_for(rule("Api"), "api.prod.svc.cluster.local") && is_for(rule("Api.example.org"), "Api.example.org")
+            !is_for(rule("Shop"), "shop.prod.svc.cluster.local")
+                && is_for(rule("Shop.example.org"), "Shop.example.org")
         );
-        assert!(is_for(routes("Api"), "api.prod.svc.cluster.local"));
-        assert!(is_for(routes("api.example.org"), "Api.example.org"));
+        assert!(is_for(routes("Shop"), "shop.prod.svc.cluster.local"));
+        assert!(is_for(routes("shop.example.org"), "Shop.example.org"));
     }
 }

@@ -6,7 +6,7 @@ use super::{sentences, sources, texts};
 use crate::support::read;
 
 /// The code, a golden file that has it, and one that is as close and does not.
-const BOUNDARIES: [(&str, &str, &str); 29] = [
+const BOUNDARIES: [(&str, &str, &str); 30] = [
     ("RES010", "limits-smallest", "limits-that-refuse-nothing"),
     ("RES010", "entry-with-a-selector", "entry-static"),
     ("RES011", "limits-with-ejection", "limits-that-only-queue-beside-ejection"),
@@ -36,6 +36,7 @@ const BOUNDARIES: [(&str, &str, &str); 29] = [
     ("RES040", "entry-none", "entry-dns"),
     ("RES041", "tls-port-with-ejection", "tls-port-with-connections"),
     ("RES050", "namespace-without-sidecars", "namespace-with-sidecars"),
+    ("RES060", "istio-without-backoff-default", "istio-with-backoff-default"),
 ];
 /// As [`BOUNDARIES`]: two labels decide.
 const WAYPOINTS: [(&str, &str, &str); 2] = [
