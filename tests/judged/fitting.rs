@@ -126,6 +126,8 @@ fn fit(mut policy: Resilience, mut target: Value, mut world: Observed) -> Fittin
         reference.kind = TargetKind::ServiceEntry;
         ServiceView::of_entry(&target["spec"], None)
     } else {
+        reference.group.clear();
+        reference.kind = TargetKind::Service;
         let service: Service = serde_json::from_value(target.clone()).expect("a Service");
         assert!(service.namespace().is_some());
         ServiceView::from(&service)
