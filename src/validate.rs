@@ -116,7 +116,7 @@ pub fn validate(resilience: &Resilience, observed: &Observed, settings: &Setting
         }
         valid.leave_routes();
     }
-    valid.effective = effective::effective(spec, &valid, service.is_none(), neighbours.routes_owner.is_none());
+    valid.effective = effective::effective(spec, &valid, service, neighbours.routes_owner.is_none());
     let left_out = gate::gate(spec, &mut valid, &observed.istio).map_err(Refusal::Unsupported)?;
     valid.warnings = warnings::warnings(spec, &valid, service, observed, &neighbours);
     valid.warnings.extend(left_out);

@@ -1,25 +1,30 @@
 //! Every generated value with its origin, in the order of the API.
 
 use super::valid::{Policy, Valid};
-use crate::api::{Blocks, EffectiveValue, Ejection, LocalityFailover, Origin, ResilienceSpec, Retries, Timeouts};
+use crate::{
+    api::{Blocks, EffectiveValue, Ejection, LocalityFailover, Origin, ResilienceSpec, Retries, Timeouts},
+    observed::ServiceView,
+};
 
-/// `routed`: routes are ours; otherwise what stands in them is not listed. Neither is what stands in none.
+/// `routed`: routes are ours; otherwise what stands in them is not listed. Neither is what stands in none,
+/// nor a threshold that Istio switches off (RES019).
 pub(super) fn effective(
     spec: &ResilienceSpec,
     valid: &Valid,
-    service_is_unknown: bool,
+    service: Option<&ServiceView>,
     routed: bool,
 ) -> Vec<EffectiveValue> {
     let common = spec.blocks();
-    let mut list = List { prefix: String::new(), own: &common, base: None, values: Vec::new() };
-    let common_route = service_is_unknown || valid.routes.iter().any(|port| !valid.ports.contains_key(port));
+    let near = service.is_some_and(|service| service.prefers_near);
+    let mut list = List { prefix: String::new(), own: &common, base: None, near, values: Vec::new() };
+    let common_route = service.is_none() || valid.routes.iter().any(|port| !valid.ports.contains_key(port));
     list.policy(&valid.common, routed && common_route);
     let mut values = list.values;
     for entry in &spec.ports {
         let Some(policy) = valid.ports.get(&entry.port) else { continue };
         let own = entry.blocks();
         let prefix = format!("ports[{}].", entry.port);
-        let mut list = List { prefix, own: &own, base: Some(&common), values };
+        let mut list = List { prefix, own: &own, base: Some(&common), near, values };
         let routed = routed && valid.routes.contains(&entry.port);
         list.policy(policy, routed);
         values = list.values;
@@ -34,6 +39,8 @@ struct List<'a> {
     own: &'a Blocks,
     /// What it inherits from.
     base: Option<&'a Blocks>,
+    /// The Service prefers near endpoints.
+    near: bool,
     values: Vec<EffectiveValue>,
 }
 
@@ -109,9 +116,8 @@ impl List<'_> {
             |b| ejection(b, |e| e.max_percent.is_some()),
             counted,
         );
-        self.said("ejection.minHealthyPercent", resolved.min_healthy_percent, |b| {
-            ejection(b, |e| e.min_healthy_percent.is_some())
-        });
+        let threshold = resolved.min_healthy_percent.filter(|percent| !self.near || *percent == 0);
+        self.said("ejection.minHealthyPercent", threshold, |b| ejection(b, |e| e.min_healthy_percent.is_some()));
         self.said("ejection.localityFailover", resolved.locality_failover.map(LocalityFailover::name), |b| {
             ejection(b, |e| e.locality_failover.is_some())
         });

@@ -189,15 +189,21 @@ impl Port<'_> {
     }
 
     fn in_cluster(&self, before: &ConfigDump, found: &Values) -> Vec<String> {
-        let mut expected = match reading::cluster(before, &self.cluster()) {
-            Some(values) if self.force.leaves_rule() => values,
-            _ => expect::cluster(self.declared),
-        };
+        let earlier = reading::cluster(before, &self.cluster()).unwrap_or_default();
+        let mut expected = if self.force.leaves_rule() { earlier } else { self.beside_others(&earlier) };
         if !found.contains_key("ejection.localityFailover") {
             // Nobody sees it: all endpoints are in one place.
             expected.remove("ejection.localityFailover");
         }
         self.sentences("", &differences(&expected, found))
+    }
+
+    /// What is declared, and what was there before the operator came that the API has no word for: such as
+    /// a Service's own preference for near endpoints.
+    fn beside_others(&self, earlier: &Values) -> Values {
+        let theirs = earlier.iter().filter(|(path, _)| path.starts_with("envoy."));
+        let theirs = theirs.map(|(path, value)| (path.clone(), value.clone()));
+        expect::cluster(self.declared).into_iter().chain(theirs).collect()
     }
 
     fn in_bytes(&self, before: &ConfigDump, now: &ConfigDump, tally: &mut Tally) -> Vec<String> {
@@ -380,6 +386,21 @@ mod tests {
         let untouched = dump(NO_LIMIT, "0s");
         let found = judge(&golden(&says), &[live], &untouched, &untouched, &mut Tally::default());
         assert_eq!(found, ["status.conditions[0].reason: the golden says \"Any\", the cluster \"Other\""]);
+    }
+
+    #[test]
+    fn what_the_api_has_no_word_for_was_there_before_or_is_a_difference() {
+        let with = |connection_pools: Value| {
+            let threshold = json!({"max_connections": NO_LIMIT, "max_pending_requests": NO_LIMIT, "max_requests": NO_LIMIT,
+                "max_retries": NO_LIMIT, "max_connection_pools": connection_pools});
+            let cluster = json!({"name": "outbound|80||x.g-1.svc.cluster.local", "connect_timeout": "10s",
+                "circuit_breakers": {"thresholds": [threshold]}});
+            ConfigDump::parse(&json!({"configs": [{"dynamic_active_clusters": [{"cluster": cluster}]}]}))
+        };
+        let status = status("True", &json!([]));
+        assert_eq!(sentences(&status, &with(json!(5)), &with(json!(5))), [""; 0]);
+        let found = sentences(&status, &with(json!(5)), &with(json!(6)));
+        assert_eq!(found, ["port 80: envoy.circuit_breakers.max_connection_pools: declared 5, enforced 6"]);
     }
 
     #[test]
