@@ -100,6 +100,11 @@ const WORDS: Vocabulary = Vocabulary {
         ("retries/retryOn", r#""retriable-status-codes""#),
         ("retries/retryOn", r#""101""#),
         ("minRetryConcurrency", "3"),
+        // Twice: a budget beside it is rare.
+        (
+            "trafficPolicy/portLevelSettings",
+            r#"[{"port":{"number":80},"connectionPool":{"tcp":{"maxConnections":1}}}]"#,
+        ),
         (
             "trafficPolicy/portLevelSettings",
             r#"[{"port":{"number":80},"connectionPool":{"tcp":{"maxConnections":1}}}]"#,
