@@ -21,7 +21,7 @@ use crate::{
 pub struct Diff {
     /// To apply, in order.
     pub apply: Vec<Write>,
-    /// To delete, in order: VirtualServices first.
+    /// To delete, in order: VirtualServices first, Sidecars last.
     pub prune: Vec<Prune>,
 }
 
@@ -79,6 +79,7 @@ impl fmt::Display for Change {
 /// Blocks of an object of ours that are wholly ours: what stands there and is not desired goes.
 const fn owned(kind: Kind) -> &'static [&'static [&'static str]] {
     match kind {
+        Kind::Sidecar => &[&["spec", "workloadSelector"], &["spec", "inboundConnectionPool"]],
         Kind::DestinationRule => &[
             &["spec", "host"],
             &["spec", "trafficPolicy", "connectionPool"],
@@ -91,9 +92,11 @@ const fn owned(kind: Kind) -> &'static [&'static [&'static str]] {
     }
 }
 
-/// Fields that are not ours and void our effect, so that they go from an object that we created.
+/// Fields that are not ours and void our effect, or add one, so that they go from an object that we created.
 const fn voiding(kind: Kind) -> &'static [&'static [&'static str]] {
     match kind {
+        // They would change what the pods may call and where they listen, which is not ours to say.
+        Kind::Sidecar => &[&["spec", "egress"], &["spec", "ingress"], &["spec", "outboundTrafficPolicy"]],
         Kind::DestinationRule => {
             &[&["spec", "exportTo"], &["spec", "workloadSelector"], &["spec", "trafficPolicy", "tls"]]
         }

@@ -45,7 +45,7 @@ pub fn service_host(service: &str, namespace: &str, cluster_domain: &str) -> Str
     format!("{service}.{namespace}.svc.{cluster_domain}")
 }
 
-/// Name of the generated DestinationRule and VirtualService: that of the target, so that two
+/// Name of the generated Sidecar, DestinationRule and VirtualService: that of the target, so that two
 /// policies for one Service can never generate two rules for its host.
 ///
 /// A `ServiceEntry` may have the name of a Service; no Service has a dot in its name.

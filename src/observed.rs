@@ -2,6 +2,7 @@
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
 mod endpoints;
+mod server_side;
 mod target;
 
 use jiff::Timestamp;
@@ -9,6 +10,7 @@ use jiff::Timestamp;
 use crate::istio::{Existing, Knows};
 
 pub use endpoints::{Endpoints, count_endpoints};
+pub use server_side::{Evidence, Selecting, Selector, ServerSide, Sharer, may_select_the_same};
 pub use target::{Discovery, PortView, ServiceView};
 
 /// Everything that the decision about one `Resilience` rests on.
@@ -21,9 +23,11 @@ pub struct Observed {
     pub endpoints: Option<Endpoints>,
     /// Other `Resilience` objects of the namespace with the same target.
     pub rivals: Vec<Rival>,
-    /// DestinationRules and VirtualServices of the namespace that are ours, have a name that we
+    /// Sidecars, DestinationRules and VirtualServices of the namespace that are ours, have a name that we
     /// would use, or speak of the target's host.
     pub existing: Vec<Existing>,
+    /// What bears on a Sidecar for the target's pods; looked at only for a policy that asks for one.
+    pub server_side: ServerSide,
     /// How the namespace takes part in the mesh; `None` where that was not read.
     pub membership: Option<Membership>,
     /// What the installed Istio understands.

@@ -9,6 +9,7 @@ mod effective;
 mod gate;
 mod neighbours;
 mod resolve;
+mod server_side;
 mod target;
 mod valid;
 mod warnings;
@@ -24,7 +25,7 @@ use crate::{
 
 pub use arithmetic::{default_max_percent, ejectable};
 pub(crate) use neighbours::is_ours;
-pub use valid::{Budget, Owner, Policy, ResolvedEjection, ResolvedRetries, Valid};
+pub use valid::{Budget, Owner, Policy, ResolvedEjection, ResolvedRetries, ServerLimits, Valid};
 
 /// What the operator was told about the cluster, as far as decisions depend on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +57,8 @@ pub enum Refusal {
     Conflicted(String),
     /// An older `Resilience` has the target, or another VirtualService has the host of a policy that is
     /// of routes alone; the message names it. What was generated from this one goes: it would stand in
-    /// the way of the other's, and then neither would act, or ours in silence.
+    /// the way of the other's, and then neither would act, or ours in silence. Likewise beside another
+    /// Sidecar for the target's pods.
     Superseded(String),
     /// The target does not exist yet. Heals by itself.
     TargetNotFound(String),
@@ -97,6 +99,7 @@ pub fn validate(resilience: &Resilience, observed: &Observed, settings: &Setting
     }
     if violations.is_empty() {
         violations.extend(resolve::faults(spec, service));
+        violations.extend(server_side::faults(spec, service));
     }
     if !violations.is_empty() {
         return Err(Refusal::Invalid(violations));
@@ -110,10 +113,12 @@ pub fn validate(resilience: &Resilience, observed: &Observed, settings: &Setting
             format!("{target} is not known here, and its host stands in it: add it to the files"),
         ));
     }
+    // First: a Sidecar of ours must go for another's, whatever else is in the way.
+    server_side::look(&valid, &observed.server_side, settings)?;
     let wants = valid.wants();
     let neighbours = neighbours::look(&valid, wants, &observed.existing, settings).map_err(Refusal::Conflicted)?;
     if let Some(other) = &neighbours.routes_owner {
-        if !wants.rule {
+        if !wants.rule && !wants.server {
             // Accepted, it would be Ready with nothing behind it.
             return Err(Refusal::Superseded(format!(
                 "{other} has the host, and a proxy takes the routes of one VirtualService only, so nothing of this policy can be generated: put timeouts.request and retries there, or delete it"

@@ -130,7 +130,11 @@ impl State {
 
     /// What the API server says to an apply with a field that the CRD does not declare (measured M78).
     fn undeclared(&self, key: &Key, config: &Value) -> Option<String> {
-        let kind = if key.0 == "destinationrules" { "DestinationRule" } else { "VirtualService" };
+        let kind = match key.0.as_str() {
+            "sidecars" => "Sidecar",
+            "destinationrules" => "DestinationRule",
+            _ => "VirtualService",
+        };
         let schema = self.open_api["components"]["schemas"].get(kind)?;
         let mut missing = Vec::new();
         undeclared(&schema["properties"]["spec"], &config["spec"], ".spec", &mut missing);

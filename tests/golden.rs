@@ -16,7 +16,7 @@ use resilience_operator::{
         yaml,
     },
     diff::{describe, diff},
-    istio::{Existing, Kind, destination_rule_faults, virtual_service_faults},
+    istio::{Existing, Kind, spec_faults},
     names::LABEL_OWNER_UID,
     status::{Applied, Frozen, Outcome, status},
     translate::translate,
@@ -69,7 +69,7 @@ fn decided(policy: &Policy, world: &World) -> String {
         Ok(resilience) => resilience,
         Err(faults) => panic!("{}: {faults:#?}", policy.place),
     };
-    let observed = world.observe(resilience, Beyond::Nothing);
+    let observed = world.observe(resilience, Beyond::Nothing, &Settings::default());
     let mut text = String::new();
     let outcome = match validate(resilience, &observed, &Settings::default()) {
         Err(refusal) => Outcome::from(refusal),
@@ -97,11 +97,7 @@ fn decided(policy: &Policy, world: &World) -> String {
             }
             let mut applied = Applied::default();
             for object in desired.objects() {
-                let faults = match object.kind {
-                    Kind::DestinationRule => destination_rule_faults(&object.json["spec"]),
-                    Kind::VirtualService => virtual_service_faults(&object.json["spec"]),
-                };
-                assert_eq!(faults, vec![], "{}", policy.place);
+                assert_eq!(spec_faults(object.kind, &object.json["spec"]), vec![], "{}", policy.place);
                 text.push_str(&yaml::print(&object.json).expect("it can be printed"));
                 text.push_str("---\n");
                 applied.generated.push(generated(object.kind, &object.name));

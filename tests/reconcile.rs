@@ -6,6 +6,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use resilience_operator::{
     cli::input,
     controller::{self, GATE, Options},
+    istio::Kind,
     names,
     runtime::{admin::Health, metrics::Metrics},
 };
@@ -469,6 +470,15 @@ fn put_world(fake: &Fake, golden: &str) -> String {
         fake.put(&plural, serde_json::from_str(&object.to_string().replace(".default.svc.", ".ns.svc.")).unwrap());
     }
     if schemas != json!({}) {
+        // Istio's document describes all of its kinds, whichever a file is about.
+        for kind in
+            Kind::ALL.into_iter().map(Kind::as_str).filter(|kind| schemas.get(kind).is_none()).collect::<Vec<_>>()
+        {
+            schemas[kind] = json!({
+                "x-kubernetes-group-version-kind": [{"group": names::ISTIO_GROUP, "version": "v1", "kind": kind}],
+                "properties": {"spec": {"x-kubernetes-preserve-unknown-fields": true}},
+            });
+        }
         fake.install(json!({"components": {"schemas": schemas}}), true);
     }
     policy

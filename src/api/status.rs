@@ -64,7 +64,7 @@ pub struct TargetStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GeneratedRef {
-    /// `DestinationRule` or `VirtualService`.
+    /// `Sidecar`, `DestinationRule` or `VirtualService`.
     pub kind: String,
     /// Its name.
     pub name: String,

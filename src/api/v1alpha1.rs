@@ -29,7 +29,7 @@ use super::{
     category = "istio-policies",
     namespaced,
     derive = "PartialEq",
-    doc = "Circuit breaking for one Service, generated for Istio as DestinationRule and VirtualService.",
+    doc = "Circuit breaking for one Service, generated for Istio as DestinationRule, VirtualService and Sidecar.",
     status = "ResilienceStatus",
     printcolumn(name = "Target", type_ = "string", json_path = ".spec.targetRefs[0].name"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
@@ -49,6 +49,7 @@ use super::{
     validation = Rule::new("!has(self.retries) || has(self.retries.attempts)").message("needs attempts: how many tries after the first; 0 for none").field_path(".retries"),
     validation = Rule::new("!has(self.retries) || !has(self.retries.budget) || !has(self.limits) || !has(self.limits.perClient) || !has(self.limits.perClient.concurrentRetries)").message("cannot stand beside retries.budget: Envoy takes the budget and ignores the number; leave one of the two out").field_path(".limits.perClient.concurrentRetries"),
     validation = Rule::new("!has(self.ports) || !has(self.retries) || !has(self.retries.budget)").message("cannot stand beside ports: Istio drops the budget on a port with settings of its own; use limits.perClient.concurrentRetries").field_path(".retries.budget"),
+    validation = Rule::new("!has(self.limits) || !has(self.limits.perServer) || self.targetRefs.all(target, target.kind == 'Service')").message("is for a Service: Istio sets it by the labels of pods, and a ServiceEntry names none that are known to be in this mesh; leave it out").field_path(".limits.perServer"),
     validation = ("has(self.limits) || has(self.ejection) || has(self.timeouts) || has(self.retries) || has(self.ports)", "declares nothing: set at least one of limits, ejection, timeouts, retries, ports"),
     validation = ("!has(self.retries) || !has(self.retries.perTryTimeout) || !has(self.timeouts) || !has(self.timeouts.request) || !self.retries.perTryTimeout.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || !self.timeouts.request.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || duration(self.retries.perTryTimeout) < duration(self.timeouts.request)", "retries.perTryTimeout must be shorter than timeouts.request: otherwise no try is ever repeated"),
 )]
@@ -124,13 +125,14 @@ pub enum Mode {
     validation = ("has(self.limits) || has(self.ejection) || has(self.timeouts) || has(self.retries)", "declares nothing: set at least one of limits, ejection, timeouts, retries, or leave the port out"),
     validation = Rule::new("!has(self.ejection) || has(self.ejection.consecutive5xx) || has(self.ejection.consecutiveGateway) || has(self.ejection.consecutiveLocalOrigin) || has(self.ejection.interval) || has(self.ejection.baseTime) || has(self.ejection.maxPercent) || has(self.ejection.minHealthyPercent) || has(self.ejection.localityFailover)").message("is empty: set a detector, or leave ejection out").field_path(".ejection"),
     validation = Rule::new("!has(self.retries) || has(self.retries.attempts) || has(self.retries.retryOn) || has(self.retries.statusCodes) || has(self.retries.methods) || has(self.retries.perTryTimeout) || has(self.retries.backoff) || has(self.retries.budget)").message("is empty: set attempts, or leave retries out").field_path(".retries"),
+    validation = Rule::new("!has(self.limits) || !has(self.limits.perServer)").message("is for all ports: Istio's inboundConnectionPool knows no ports; set spec.limits.perServer").field_path(".limits.perServer"),
     validation = Rule::new("!has(self.retries) || !has(self.retries.budget)").message("is for all ports: Istio drops the budget on a port with settings of its own; use limits.perClient.concurrentRetries").field_path(".retries.budget"),
 )]
 pub struct PortEntry {
     /// Port of the Service or `ServiceEntry`, not of the pods.
     #[schemars(range(min = 1, max = 65_535))]
     pub port: u16,
-    /// As `spec.limits`.
+    /// As `spec.limits`, but for `perServer`, which is for all ports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
     /// As `spec.ejection`.

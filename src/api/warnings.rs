@@ -78,11 +78,24 @@ pub enum Code {
     /// The installed Istio has no such field; left out, since its value is what holds without it.
     #[serde(rename = "RES060")]
     FieldNotKnown,
+    /// `limits.perServer` where pods have no proxy of their own that could enforce it.
+    #[serde(rename = "RES080")]
+    PerServerWithoutProxies,
+    /// Times of connections of a single port, beside `limits.perServer`: servers' own proxies have one set
+    /// of times for all ports (istio `pilot/pkg/model/sidecar.go`, `InboundConnectionPoolForPort`).
+    #[serde(rename = "RES081")]
+    PortTimesNotAtServers,
+    /// A limit of `limits.perServer` below that of a single client.
+    #[serde(rename = "RES082")]
+    PerServerBelowPerClient,
+    /// `limits.perServer` refuses and ejection is on: the refusals count as failures, as with RES011.
+    #[serde(rename = "RES083")]
+    PerServerLimitsEject,
 }
 
 impl Code {
     /// All codes, in order.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 27] = [
         Self::PerClientLimitsServer,
         Self::PerClientLimitsEject,
         Self::ConnectionsQueue,
@@ -106,6 +119,10 @@ impl Code {
         Self::CallersWithoutSidecar,
         Self::AmbientWithoutWaypoint,
         Self::FieldNotKnown,
+        Self::PerServerWithoutProxies,
+        Self::PortTimesNotAtServers,
+        Self::PerServerBelowPerClient,
+        Self::PerServerLimitsEject,
     ];
 
     /// The code as it stands in status, on the command line and in the name of its page.
@@ -135,6 +152,10 @@ impl Code {
             Self::CallersWithoutSidecar => "RES050",
             Self::AmbientWithoutWaypoint => "RES051",
             Self::FieldNotKnown => "RES060",
+            Self::PerServerWithoutProxies => "RES080",
+            Self::PortTimesNotAtServers => "RES081",
+            Self::PerServerBelowPerClient => "RES082",
+            Self::PerServerLimitsEject => "RES083",
         }
     }
 }

@@ -129,7 +129,7 @@ impl Live {
     /// that was read once.
     #[must_use]
     pub fn observe(&self, policy: &Resilience, settings: &Settings) -> Observed {
-        observe(policy, &self.world, &settings.cluster_domain)
+        observe(policy, &self.world, settings)
     }
 }
 

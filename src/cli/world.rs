@@ -12,13 +12,15 @@ use serde_json::{Value, json};
 use super::input::{Input, Object, Place};
 use crate::{
     api::{
-        Resilience, TargetKind,
+        Resilience, TargetKind, TargetRef,
         schema::{self, Violation},
     },
     controller::{cache::Entry, world as live},
     istio::{Existing, Kind, Knows},
     names,
-    observed::{Endpoints, Membership, Observed, Rival, ServiceView, Target, WAYPOINT, count_endpoints},
+    observed::{
+        Endpoints, Membership, Observed, Rival, Selecting, ServerSide, ServiceView, Target, WAYPOINT, count_endpoints,
+    },
     report::as_applied,
     validate::{Refusal, Settings, Valid, validate},
 };
@@ -117,6 +119,9 @@ impl World {
                     self.slices.entry((namespace, service)).or_default().push(slice);
                 }
             }
+            (names::ISTIO_GROUP, "Sidecar") => {
+                self.rules.push(existing(Kind::Sidecar, &object.value).map_err(broken)?);
+            }
             (names::ISTIO_GROUP, "DestinationRule") => {
                 self.rules.push(existing(Kind::DestinationRule, &object.value).map_err(broken)?);
             }
@@ -132,7 +137,7 @@ impl World {
 
     /// What the operator would observe of one policy if the files were its cluster.
     #[must_use]
-    pub fn observe(&self, resilience: &Resilience, beyond: Beyond) -> Observed {
+    pub fn observe(&self, resilience: &Resilience, beyond: Beyond, settings: &Settings) -> Observed {
         let namespace = resilience.namespace().unwrap_or_default();
         let closed = beyond == Beyond::Nothing;
         let target = resilience.spec.target_refs.first();
@@ -156,9 +161,46 @@ impl World {
             endpoints,
             rivals: self.rivals(resilience),
             existing: self.rules.iter().filter(|rule| rule.namespace == namespace).cloned().collect(),
+            server_side: self.server_side(&namespace, target, settings),
             membership: self.namespaces.get(&namespace).copied(),
             istio: self.istio.clone(),
         }
+    }
+
+    /// As the controller gathers it from its caches.
+    fn server_side(&self, namespace: &str, target: Option<&TargetRef>, settings: &Settings) -> ServerSide {
+        let views: Vec<(&str, ServiceView)> = self
+            .services
+            .iter()
+            .filter(|((of, _), _)| of == namespace)
+            .map(|((_, name), service)| (name.as_str(), ServiceView::from(service)))
+            .collect();
+        let target = target.filter(|target| target.kind == TargetKind::Service);
+        let own = target.and_then(|target| views.iter().find(|(name, _)| *name == target.name));
+        let Some((name, own)) = own else { return ServerSide::default() };
+        let policies = self.policies.iter().filter(|policy| policy.namespace == namespace);
+        let stating: Vec<&Resilience> = policies
+            .filter_map(|policy| policy.object.as_ref().ok())
+            .filter(|policy| policy.spec.limits.as_ref().is_some_and(|limits| limits.per_server.is_some()))
+            .collect();
+        let selecting = views.iter().map(|(name, view)| Selecting {
+            name,
+            selector: &view.selector,
+            policy: stating
+                .iter()
+                .find(|policy| policy.spec.target_refs.first().is_some_and(|target| target.name == *name))
+                .and_then(|policy| policy.metadata.name.as_deref()),
+        });
+        let sidecars = self.rules.iter().filter(|rule| {
+            rule.kind == Kind::Sidecar && (rule.namespace == namespace || rule.namespace == settings.root_namespace)
+        });
+        let addresses = |service: &str| {
+            let slices = self.slices.get(&(namespace.to_owned(), service.to_owned()));
+            let endpoints = slices.into_iter().flatten().flat_map(|slice| &slice.endpoints);
+            endpoints.flat_map(|endpoint| endpoint.addresses.iter().cloned()).collect()
+        };
+        let target = Selecting { name, selector: &own.selector, policy: None };
+        ServerSide::gather(namespace, &target, selecting, sidecars, addresses)
     }
 
     fn rivals(&self, resilience: &Resilience) -> Vec<Rival> {
@@ -228,7 +270,7 @@ impl World {
         endpoints: Option<u32>,
     ) -> Result<Valid, Vec<Violation>> {
         let resilience = policy.object.as_ref().map_err(Clone::clone)?;
-        let mut observed = self.observe(resilience, Beyond::Unknown);
+        let mut observed = self.observe(resilience, Beyond::Unknown, settings);
         observed.endpoints = endpoints.map(Endpoints::of).or(observed.endpoints);
         validate(resilience, &observed, settings).map_err(|refusal| match refusal {
             Refusal::Invalid(violations) | Refusal::Unsupported(violations) => violations,

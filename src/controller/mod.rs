@@ -1,6 +1,6 @@
 //! The controller: watches, whom each change concerns, and the reconcile of one policy.
 //!
-//! In: a client and settings. Out: DestinationRules, VirtualServices, status, events. Decides nothing:
+//! In: a client and settings. Out: Sidecars, DestinationRules, VirtualServices, status, events. Decides nothing:
 //! what is legal, what should exist and what must change are pure functions of the crate.
 //!
 //! ```text
@@ -20,6 +20,7 @@ pub(crate) mod observe;
 mod reconcile;
 mod relations;
 mod retry;
+mod server_side;
 mod watch;
 pub(crate) mod world;
 
@@ -76,7 +77,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub const GATE: &str = "caches";
 
 /// The kinds that must be served before the controller can begin.
-pub const NEEDED: [Needed; 4] = [
+pub const NEEDED: [Needed; 5] = [
     Needed {
         group_version: names::API_VERSION,
         plural: "resiliences",
@@ -90,6 +91,11 @@ pub const NEEDED: [Needed; 4] = [
     Needed {
         group_version: names::ISTIO_API_VERSION,
         plural: Kind::VirtualService.plural(),
+        hint: "install Istio 1.22 or later",
+    },
+    Needed {
+        group_version: names::ISTIO_API_VERSION,
+        plural: Kind::Sidecar.plural(),
         hint: "install Istio 1.22 or later",
     },
     Needed { group_version: names::ISTIO_API_VERSION, plural: "serviceentries", hint: "install Istio 1.22 or later" },

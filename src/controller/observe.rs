@@ -2,16 +2,18 @@
 
 use kube::ResourceExt as _;
 
-use super::world::World;
+use super::{server_side, world::World};
 use crate::{
     api::{Resilience, TargetKind, TargetRef},
     istio::{Existing, Stake},
     names,
     observed::{Endpoints, Observed, Rival, ServiceView, Target, count_endpoints},
+    validate::Settings,
 };
 
 /// Everything that the decision about `resilience` rests on.
-pub fn observe(resilience: &Resilience, world: &World, cluster_domain: &str) -> Observed {
+pub fn observe(resilience: &Resilience, world: &World, settings: &Settings) -> Observed {
+    let cluster_domain = &settings.cluster_domain;
     let namespace = resilience.namespace().unwrap_or_default();
     let Some(target) = resilience.spec.target_refs.first() else {
         return Observed { existing: existing(resilience, None, world, cluster_domain), ..Observed::default() };
@@ -22,6 +24,7 @@ pub fn observe(resilience: &Resilience, world: &World, cluster_domain: &str) -> 
         target: found.map_or(Target::Missing, |found| Target::Found(found.view.clone())),
         rivals: rivals(resilience, &namespace, target, world),
         existing: existing(resilience, Some(target), world, cluster_domain),
+        server_side: server_side::observe(resilience, world, &settings.root_namespace),
         membership: world.namespaces.get(&namespace, &namespace).map(|namespace| namespace.view),
         istio: world.istio_knows(),
     }

@@ -7,11 +7,12 @@ use std::collections::BTreeSet;
 
 use super::{
     cache::Delta,
+    server_side,
     world::{Policy, Slice, World},
 };
 use crate::{
     api::{TargetKind, TargetRef},
-    istio::{Existing, Stake},
+    istio::{Existing, Kind, Stake},
     names,
     observed::{Membership, ServiceView},
 };
@@ -66,6 +67,9 @@ pub fn of_istio(delta: &Delta<Existing>, world: &World, cluster_domain: &str) ->
             object.concerns(&stake, cluster_domain)
         });
         names.extend(concerned.map(|policy| policy.name.clone()));
+        if object.kind == Kind::Sidecar {
+            names.extend(server_side::of_sidecar(world, &delta.namespace, object));
+        }
     }
     names
 }
@@ -75,7 +79,8 @@ pub fn of_service(delta: &Delta<ServiceView>, world: &World) -> Names {
     if matches!((&delta.before, &delta.after), (Some(before), Some(after)) if before.view == after.view) {
         return Names::new();
     }
-    targeting(world, &delta.namespace, &service(&delta.name))
+    let sharing = delta.sides().flat_map(|side| server_side::of_labels(world, &delta.namespace, &side.view.selector));
+    targeting(world, &delta.namespace, &service(&delta.name)).into_iter().chain(sharing).collect()
 }
 
 /// Those for a `ServiceEntry` that came, went, or changed.
@@ -102,7 +107,13 @@ pub fn of_slice(delta: &Delta<Slice>, world: &World) -> Names {
         return Names::new();
     }
     let services = delta.sides().filter_map(|side| side.view.service.as_deref());
-    services.flat_map(|name| targeting(world, &delta.namespace, &service(name))).collect()
+    let concerned = services.flat_map(|name| {
+        // Also those of another Service that may have these pods: endpoints tell whether it has.
+        let view = world.services.get(&delta.namespace, name);
+        let sharing = view.map(|service| server_side::of_labels(world, &delta.namespace, &service.view.selector));
+        targeting(world, &delta.namespace, &service(name)).into_iter().chain(sharing.into_iter().flatten())
+    });
+    concerned.collect()
 }
 
 /// Whether an owner is of our kind, in whatever version.
@@ -126,10 +137,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{
-        controller::{cache::Entry, world},
-        istio::Kind,
-    };
+    use crate::controller::{cache::Entry, world};
 
     const DOMAIN: &str = "cluster.local";
 

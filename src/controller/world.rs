@@ -79,6 +79,7 @@ pub struct Slice {
 pub struct World {
     /// Our kind.
     pub policies: Cache<Policy>,
+    sidecars: Cache<Existing>,
     rules: Cache<Existing>,
     routes: Cache<Existing>,
     /// Possible targets.
@@ -96,9 +97,15 @@ impl World {
     /// The Istio objects of one kind.
     pub fn istio(&self, kind: Kind) -> &Cache<Existing> {
         match kind {
+            Kind::Sidecar => &self.sidecars,
             Kind::DestinationRule => &self.rules,
             Kind::VirtualService => &self.routes,
         }
+    }
+
+    /// Why the Sidecars of the root namespace are not known; `None`: they are.
+    pub fn root_sidecars_unknown(&self, _root_namespace: &str) -> Option<String> {
+        None
     }
 
     /// What the installed Istio understands, as it was seen last.

@@ -18,9 +18,12 @@ pub use fields::{Field, written_fields};
 pub use hosts::resolve_host;
 pub use knows::{Fate, Knows, Version};
 pub use ports::{Protocol, entry_protocol, port_protocol};
-pub use rules::{Fault, Source, Stricter, destination_rule_faults, virtual_service_faults};
+pub use rules::{
+    Fault, Source, Stricter, destination_rule_faults, sidecar_faults, spec_faults, virtual_service_faults,
+};
 pub use written::{
     ConnectionPool, Destination, DestinationRule, DestinationRuleSpec, ExactMatch, HttpPool, HttpRetry, HttpRoute,
     LoadBalancer, LocalityLbSetting, Metadata, OutlierDetection, PortPolicy, PortSelector, RetryBudget,
-    RouteDestination, RouteMatch, TcpPool, TrafficPolicy, VirtualService, VirtualServiceSpec,
+    RouteDestination, RouteMatch, Sidecar, SidecarSpec, TcpPool, TrafficPolicy, VirtualService, VirtualServiceSpec,
+    WorkloadSelector,
 };

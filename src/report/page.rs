@@ -131,7 +131,7 @@ pub struct EjectionLine {
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GeneratedLine {
-    /// `DestinationRule` or `VirtualService`.
+    /// `Sidecar`, `DestinationRule` or `VirtualService`.
     pub kind: String,
     /// Its name.
     pub name: String,
@@ -160,7 +160,7 @@ pub enum State {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Beside {
-    /// `DestinationRule` or `VirtualService`.
+    /// `Sidecar`, `DestinationRule` or `VirtualService`.
     pub kind: String,
     /// Its name.
     pub name: String,

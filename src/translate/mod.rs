@@ -5,6 +5,7 @@
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
 mod destination_rule;
+mod sidecar;
 mod virtual_service;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::Value;
 
 use crate::{
-    istio::{DestinationRule, Kind, Metadata, VirtualService},
+    istio::{DestinationRule, Kind, Metadata, Sidecar, VirtualService},
     names,
     validate::Valid,
 };
@@ -21,6 +22,8 @@ use crate::{
 /// What should exist for a policy; `None` means that it should not.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {
+    /// What a server's own proxy takes.
+    pub sidecar: Option<Sidecar>,
     /// Limits, ejection, connect timeout.
     pub destination_rule: Option<DestinationRule>,
     /// Request timeout, retries.
@@ -39,11 +42,16 @@ pub struct DesiredObject {
 }
 
 impl Desired {
-    /// The objects in the order in which they are written: DestinationRule first.
+    /// The objects in the order in which they are written ([`Kind::ALL`]).
     #[must_use]
     pub fn objects(&self) -> Vec<DesiredObject> {
-        // Without `..`, so that a third kind does not compile until it is written as well.
-        let Self { destination_rule, virtual_service } = self;
+        // Without `..`, so that another kind does not compile until it is written as well.
+        let Self { sidecar, destination_rule, virtual_service } = self;
+        let sidecar = sidecar.as_ref().map(|sidecar| DesiredObject {
+            kind: Kind::Sidecar,
+            name: sidecar.metadata.name.clone(),
+            json: serde_json::to_value(sidecar).unwrap_or_default(),
+        });
         let rule = destination_rule.as_ref().map(|rule| DesiredObject {
             kind: Kind::DestinationRule,
             name: rule.metadata.name.clone(),
@@ -54,14 +62,18 @@ impl Desired {
             name: service.metadata.name.clone(),
             json: serde_json::to_value(service).unwrap_or_default(),
         });
-        rule.into_iter().chain(service).collect()
+        sidecar.into_iter().chain(rule).chain(service).collect()
     }
 }
 
 /// Translates.
 #[must_use]
 pub fn translate(valid: &Valid) -> Desired {
-    Desired { destination_rule: destination_rule::build(valid), virtual_service: virtual_service::build(valid) }
+    Desired {
+        sidecar: sidecar::build(valid),
+        destination_rule: destination_rule::build(valid),
+        virtual_service: virtual_service::build(valid),
+    }
 }
 
 fn metadata(valid: &Valid) -> Metadata {

@@ -25,6 +25,8 @@ pub(super) struct Neighbours {
 /// The kinds that a spec asks for: an object in the way of one that is not generated is in nobody's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wants {
+    /// What a server's own proxy takes.
+    pub(super) server: bool,
     /// Limits, ejection or a connect timeout.
     pub(super) rule: bool,
     /// A request timeout or retries.
@@ -34,6 +36,7 @@ pub(super) struct Wants {
 impl Wants {
     const fn want(self, kind: Kind) -> bool {
         match kind {
+            Kind::Sidecar => self.server,
             Kind::DestinationRule => self.rule,
             Kind::VirtualService => self.routes,
         }

@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use kube::ResourceExt;
 
 use super::{Violation, neighbours::Wants};
-use crate::api::{
-    Duration, EffectiveValue, LocalityFailover, Method, Mode, PerClientLimits, Resilience, RetryOn, TargetRef,
-    Timeouts, Warning,
+use crate::{
+    api::{
+        Duration, EffectiveValue, LocalityFailover, Method, Mode, PerClientLimits, Resilience, RetryOn, ServerMode,
+        TargetRef, Timeouts, Warning,
+    },
+    observed::Selector,
 };
 
 /// A policy that can be translated: every value decided, nothing left to refuse.
@@ -28,6 +31,8 @@ pub struct Valid {
     pub common: Policy,
     /// Ports with an entry of their own: all that holds for each.
     pub ports: BTreeMap<u16, Policy>,
+    /// What each server's own proxy takes, for all ports; `None`: Istio puts the limits of clients there.
+    pub server: Option<ServerLimits>,
     /// Whether a port of the target has no entry, so that the common policy acts at all.
     pub common_acts: bool,
     /// HTTP ports that get a route, in the order of the target.
@@ -67,7 +72,11 @@ impl Valid {
     }
 
     pub(super) fn wants(&self) -> Wants {
-        Wants { rule: self.policies().any(Policy::wants_rule), routes: self.policies().any(Policy::wants_routes) }
+        Wants {
+            server: self.server.is_some(),
+            rule: self.policies().any(Policy::wants_rule),
+            routes: self.policies().any(Policy::wants_routes),
+        }
     }
 
     /// Another object has the routes of the host.
@@ -131,6 +140,24 @@ impl Policy {
     pub const fn wants_routes(&self) -> bool {
         self.timeouts.request.is_some() || self.retries.is_some()
     }
+}
+
+/// What each server's own proxy takes from all its clients together, every value decided. A limit that is
+/// `None` does not limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerLimits {
+    /// Whether it limits at all.
+    pub mode: ServerMode,
+    /// Labels of the pods; empty only where the Service is not known.
+    pub selector: Selector,
+    /// Connections to the application.
+    pub connections: Option<i32>,
+    /// Requests that wait for one.
+    pub pending_requests: Option<i32>,
+    /// Requests under way.
+    pub active_requests: Option<i32>,
+    /// Requests that one connection carries.
+    pub requests_per_connection: Option<i32>,
 }
 
 /// Ejection with every value decided.

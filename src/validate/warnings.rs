@@ -7,6 +7,7 @@ mod ejection;
 mod limits;
 mod mesh;
 mod retries;
+mod server;
 
 use super::{
     neighbours::Neighbours,
@@ -29,6 +30,7 @@ pub(super) fn warnings(
     for group in groups(spec, valid, service) {
         let here = Here { group: &group, valid, service, observed };
         limits::warn(&here, &mut all);
+        server::warn(&here, &mut all);
         ejection::warn(&here, &mut all);
         retries::warn(&here, &mut all);
     }

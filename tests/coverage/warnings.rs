@@ -6,12 +6,16 @@ use super::{sentences, sources, texts};
 use crate::support::read;
 
 /// The code, a golden file that has it, and one that is as close and does not.
-const BOUNDARIES: [(&str, &str, &str); 30] = [
+const BOUNDARIES: [(&str, &str, &str); 39] = [
     ("RES010", "limits-smallest", "limits-that-refuse-nothing"),
     ("RES010", "entry-with-a-selector", "entry-static"),
     ("RES011", "limits-with-ejection", "limits-that-only-queue-beside-ejection"),
+    ("RES010", "limits-with-ejection", "server-unlimited-with-ejection"),
+    ("RES011", "limits-with-ejection", "server-unlimited-with-ejection"),
     ("RES011", "limits-with-ejection", "headless-that-could-lose-all"),
     ("RES012", "limits-connections-alone", "limits-connections-with-pending"),
+    ("RES012", "server-limits-connections-with-ejection", "server-limits-connections-and-pending"),
+    ("RES013", "server-limits-requests-beside-a-tcp-port", "server-limits-connections-beside-a-tcp-port"),
     ("RES013", "limits-of-requests-alone-beside-a-tcp-port", "limits-of-requests-kept-from-a-tcp-port"),
     ("RES013", "limits-of-connections-on-http2", "limits-of-requests-on-http2"),
     ("RES014", "ejection-33-of-three", "ejection-34-of-three"),
@@ -27,6 +31,7 @@ const BOUNDARIES: [(&str, &str, &str); 30] = [
     ("RES020", "retries-per-try-timeout-not-retried", "retries-per-try-timeout-with-reset"),
     ("RES021", "retries-amplify", "retries-amplify-within-a-budget"),
     ("RES021", "retries-of-grpc-statuses", "retries-of-grpc-statuses-on-http"),
+    ("RES021", "server-limited-and-503-retried", "server-unlimited-and-503-retried"),
     ("RES022", "retries-outlast-request-by-a-millisecond", "retries-just-fit-request"),
     ("RES023", "retries-of-unsafe-methods", "retries-of-safe-methods"),
     ("RES024", "timeout-on-grpc", "timeout-on-http2"),
@@ -37,6 +42,10 @@ const BOUNDARIES: [(&str, &str, &str); 30] = [
     ("RES041", "tls-port-with-ejection", "tls-port-with-connections"),
     ("RES050", "namespace-without-sidecars", "namespace-with-sidecars"),
     ("RES060", "istio-without-backoff-default", "istio-with-backoff-default"),
+    ("RES080", "server-without-proxies", "server-with-proxies"),
+    ("RES081", "server-beside-times-of-a-port", "server-beside-a-port-with-the-same-times"),
+    ("RES082", "server-below-one-client", "server-as-one-client"),
+    ("RES083", "server-limited-with-ejection", "server-unlimited-with-ejection"),
 ];
 /// As [`BOUNDARIES`]: two labels decide.
 const WAYPOINTS: [(&str, &str, &str); 2] = [
@@ -75,13 +84,13 @@ fn every_sentence_of_a_warning_stands_in_a_golden_file() {
     let golden = texts("tests/translate", ".out.yaml");
     let folder = "src/validate/warnings";
     let mut missing = Vec::new();
-    for file in ["ejection", "limits", "mesh", "retries"] {
+    for file in ["ejection", "limits", "mesh", "retries", "server"] {
         let (path, source) = sources(&[&format!("{folder}/{file}.rs")]).remove(0);
         missing.extend(
             sentences(&source).into_iter().filter(|text| !golden.contains(text)).map(|text| format!("{path}: {text}")),
         );
     }
     let files = crate::support::files(folder, ".rs");
-    assert_eq!(files.len(), 4, "a file of warnings that is not looked at");
+    assert_eq!(files.len(), 5, "a file of warnings that is not looked at");
     assert!(missing.is_empty(), "in no golden file:\n{}", missing.join("\n"));
 }
