@@ -124,16 +124,18 @@ fn declared_as(path: &str) -> &'static str {
     let path = path.strip_prefix("trafficPolicy.").unwrap_or(path);
     match path.strip_prefix("portLevelSettings[].").unwrap_or(path) {
         "inboundConnectionPool.tcp.maxConnections" => "limits.perServer.connections",
-        "inboundConnectionPool.tcp.connectTimeout" => "timeouts.connect",
-        "inboundConnectionPool.tcp.idleTimeout" | "inboundConnectionPool.http.idleTimeout" => "timeouts.idle",
-        "inboundConnectionPool.tcp.maxConnectionDuration" => "timeouts.lifetime",
         "inboundConnectionPool.http.http1MaxPendingRequests" => "limits.perServer.pendingRequests",
         "inboundConnectionPool.http.http2MaxRequests" => "limits.perServer.activeRequests",
         "inboundConnectionPool.http.maxRequestsPerConnection" => "limits.perServer.requestsPerConnection",
         "connectionPool.tcp.maxConnections" => "limits.perClient.connections",
-        "connectionPool.tcp.connectTimeout" => "timeouts.connect",
-        "connectionPool.tcp.idleTimeout" | "connectionPool.http.idleTimeout" => "timeouts.idle",
-        "connectionPool.tcp.maxConnectionDuration" => "timeouts.lifetime",
+        "connectionPool.tcp.connectTimeout" | "inboundConnectionPool.tcp.connectTimeout" => "timeouts.connect",
+        "connectionPool.tcp.idleTimeout"
+        | "connectionPool.http.idleTimeout"
+        | "inboundConnectionPool.tcp.idleTimeout"
+        | "inboundConnectionPool.http.idleTimeout" => "timeouts.idle",
+        "connectionPool.tcp.maxConnectionDuration" | "inboundConnectionPool.tcp.maxConnectionDuration" => {
+            "timeouts.lifetime"
+        }
         "connectionPool.http.http1MaxPendingRequests" => "limits.perClient.pendingRequests",
         "connectionPool.http.http2MaxRequests" => "limits.perClient.activeRequests",
         "connectionPool.http.maxRequestsPerConnection" => "limits.perClient.requestsPerConnection",

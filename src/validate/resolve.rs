@@ -179,20 +179,17 @@ pub(super) fn resolve(
         warnings: Vec::new(),
         unknowns: world.unknowns,
     };
-    match service {
-        Some(service) => {
-            let http = service.http_ports().into_iter();
-            valid.routes = http.filter(|port| valid.of_port(*port).wants_routes()).collect();
-        }
-        None => {
-            valid.unknowns.extend(ports_unknown(&valid));
-            valid.unknowns.extend(valid.server.as_ref().map(|_| {
-                Violation::new(
-                    "spec.limits.perServer",
-                    format!("needs the selector of {target}, which is not known here: add it to the files"),
-                )
-            }));
-        }
+    if let Some(service) = service {
+        let http = service.http_ports().into_iter();
+        valid.routes = http.filter(|port| valid.of_port(*port).wants_routes()).collect();
+    } else {
+        valid.unknowns.extend(ports_unknown(&valid));
+        valid.unknowns.extend(valid.server.as_ref().map(|_| {
+            Violation::new(
+                "spec.limits.perServer",
+                format!("needs the selector of {target}, which is not known here: add it to the files"),
+            )
+        }));
     }
     valid
 }
