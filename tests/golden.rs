@@ -69,7 +69,7 @@ fn decided(policy: &Policy, world: &World) -> String {
         Ok(resilience) => resilience,
         Err(faults) => panic!("{}: {faults:#?}", policy.place),
     };
-    let observed = world.observe(resilience, Beyond::Nothing);
+    let observed = world.observe(resilience, Beyond::Nothing, &Settings::default());
     let mut text = String::new();
     let outcome = match validate(resilience, &observed, &Settings::default()) {
         Err(refusal) => Outcome::from(refusal),
