@@ -31,6 +31,10 @@ pub const LABEL_OWNER_UID: &str = "resilience.dev/owner-uid";
 pub const ISTIO_API_VERSION: &str = "networking.istio.io/v1";
 /// Group of the Istio objects that we write.
 pub const ISTIO_GROUP: &str = "networking.istio.io";
+/// Group and version of the Gateway API, as istiod reads it.
+pub const GATEWAY_API_VERSION: &str = "gateway.networking.k8s.io/v1";
+/// Its group.
+pub const GATEWAY_API_GROUP: &str = "gateway.networking.k8s.io";
 
 /// The domain that Kubernetes clusters use unless told otherwise.
 pub const DEFAULT_CLUSTER_DOMAIN: &str = "cluster.local";

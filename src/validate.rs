@@ -78,10 +78,17 @@ pub fn validate(resilience: &Resilience, observed: &Observed, settings: &Setting
     };
     let namespace = resilience.namespace().unwrap_or_default();
     if let Some((winner, why)) = neighbours::winner(resilience, &observed.rivals) {
-        let conflict = format!(
-            "Resilience {winner}, {why}, has {target}: one policy per {}; delete one of the two, or merge them",
-            target.kind.as_str()
-        );
+        let (name, theirs) = (&winner.name, &winner.target);
+        let conflict = if theirs == target {
+            let kind = target.kind.as_str();
+            format!(
+                "Resilience {name}, {why}, has {target}: one policy per {kind}; delete one of the two, or merge them"
+            )
+        } else {
+            format!(
+                "Resilience {name}, {why}, has {theirs}, which declares the same host as {target}: one policy per host; delete one of the two, or merge them"
+            )
+        };
         return Err(if violations.is_empty() { Refusal::Superseded(conflict) } else { Refusal::Invalid(violations) });
     }
     let service = match &observed.target {
@@ -114,23 +121,36 @@ pub fn validate(resilience: &Resilience, observed: &Observed, settings: &Setting
         ));
     }
     // First: a Sidecar of ours must go for another's, whatever else is in the way.
-    server_side::look(&valid, &observed.server_side, settings)?;
+    server_side::look(&valid, observed, settings)?;
     let wants = valid.wants();
-    let neighbours = neighbours::look(&valid, wants, &observed.existing, settings).map_err(Refusal::Conflicted)?;
-    if let Some(other) = &neighbours.routes_owner {
+    let neighbours = neighbours::look(&valid, wants, observed, settings).map_err(Refusal::Conflicted)?;
+    let routes_owner = &neighbours.routes.owner;
+    if let Some(other) = routes_owner {
         if !wants.rule && !wants.server {
             // Accepted, it would be Ready with nothing behind it.
-            return Err(Refusal::Superseded(format!(
-                "{other} has the host, and a proxy takes the routes of one VirtualService only, so nothing of this policy can be generated: put timeouts.request and retries there, or delete it"
-            )));
+            return Err(Refusal::Superseded(without_routes(other)));
         }
         valid.leave_routes();
     }
-    valid.effective = effective::effective(spec, &valid, service, neighbours.routes_owner.is_none());
+    valid.effective = effective::effective(spec, &valid, service, routes_owner.is_none());
     let left_out = gate::gate(spec, &mut valid, &observed.istio).map_err(Refusal::Unsupported)?;
     valid.warnings = warnings::warnings(spec, &valid, service, observed, &neighbours);
     valid.warnings.extend(left_out);
     Ok(valid)
+}
+
+/// Of a policy that is of routes alone.
+fn without_routes(other: &neighbours::RoutesOwner) -> String {
+    let name = &other.name;
+    if other.is_gateway_api {
+        format!(
+            "{name} has the routes of this target, which go before those of a VirtualService, so nothing of this policy can be generated: put timeouts and retries there, or delete it"
+        )
+    } else {
+        format!(
+            "{name} has the host, and a proxy takes the routes of one VirtualService only, so nothing of this policy can be generated: put timeouts.request and retries there, or delete it"
+        )
+    }
 }
 
 /// Fully qualified; empty where it is not known.

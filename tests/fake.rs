@@ -4,7 +4,7 @@
 //! delete with the wrong uid.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     hash::{Hash as _, Hasher as _},
     sync::{Arc, Mutex, MutexGuard},
@@ -47,6 +47,10 @@ pub struct State {
     /// The OpenAPI document of Istio's kinds, which applies are held to; `null`: none.
     open_api: Value,
     served: bool,
+    /// The Gateway API is installed.
+    gateway_api: bool,
+    /// Plurals and namespaces (empty: all at once) that may not be listed.
+    barred: BTreeSet<(String, String)>,
     looks: usize,
     documents_read: usize,
 }
@@ -236,6 +240,27 @@ impl Fake {
         (state.open_api, state.served) = (open_api, served);
     }
 
+    /// The Gateway API is there, or gone with all of its objects.
+    pub fn install_gateway_api(&self, there: bool) {
+        let mut state = self.state();
+        state.gateway_api = there;
+        if !there {
+            state.objects.retain(|(plural, ..), _| plural != "httproutes" && plural != "grpcroutes");
+            state.watchers.retain(|(plural, _)| plural != "httproutes" && plural != "grpcroutes");
+        }
+    }
+
+    /// Whether a kind may be listed in a namespace.
+    pub fn bar(&self, plural: &str, namespace: &str, barred: bool) {
+        let place = (plural.to_owned(), namespace.to_owned());
+        let mut state = self.state();
+        if barred {
+            state.barred.insert(place);
+        } else {
+            state.barred.remove(&place);
+        }
+    }
+
     /// As somebody else's `kubectl patch`.
     pub fn patch(&self, plural: &str, name: &str, patch: &Value) {
         let mut state = self.state();
@@ -247,7 +272,11 @@ impl Fake {
     }
 
     pub fn delete(&self, plural: &str, name: &str) {
-        self.state().remove(&(plural.into(), "ns".into(), name.into())).unwrap();
+        self.delete_in(plural, "ns", name);
+    }
+
+    pub fn delete_in(&self, plural: &str, namespace: &str, name: &str) {
+        self.state().remove(&(plural.into(), namespace.into(), name.into())).unwrap();
     }
 
     /// Every call that could change something, in order, without events.
@@ -309,7 +338,15 @@ impl Fake {
         if let Some(path) = parts.uri.path().strip_prefix("/openapi/v3") {
             return self.open_api(path);
         }
+        if parts.uri.path() == "/apis/gateway.networking.k8s.io/v1" {
+            let kinds =
+                json!([{"name": "httproutes", "kind": "HTTPRoute"}, {"name": "grpcroutes", "kind": "GRPCRoute"}]);
+            return json_body(200, &json!({"kind": "APIResourceList", "resources": kinds}));
+        }
         let (key, subresource) = route(parts.uri.path());
+        if self.state().barred.contains(&(key.0.clone(), key.1.clone())) {
+            return json_body(403, &refusal(403, "forbidden", ""));
+        }
         let call = name(&parts.method, &key, subresource, apply, &body);
         let fault = {
             let mut state = self.state();
@@ -360,7 +397,11 @@ impl Fake {
         state.open_api.to_string().hash(&mut hasher);
         let url = format!("/openapi/v3/apis/networking.istio.io/v1?hash={:X}", hasher.finish());
         if path.is_empty() {
-            return json_body(200, &json!({"paths": {"apis/networking.istio.io/v1": {"serverRelativeURL": url}}}));
+            let mut paths = json!({"apis/networking.istio.io/v1": {"serverRelativeURL": url}});
+            if state.gateway_api {
+                paths["apis/gateway.networking.k8s.io/v1"] = json!({"serverRelativeURL": "/not-read"});
+            }
+            return json_body(200, &json!({"paths": paths}));
         }
         state.documents_read += 1;
         json_body(200, &state.open_api)

@@ -345,7 +345,8 @@ fn the_winner_of_two_policies_is_the_same_whoever_asks() {
     for (one, other) in ages.iter().flat_map(|one| ages.iter().map(move |other| (*one, *other))) {
         let refused = |policy: &Resilience, rival: &Resilience| {
             let created = rival.metadata.creation_timestamp.as_ref().map(|time| time.0);
-            let rivals = vec![Rival { name: rival.metadata.name.clone().expect("a name"), created }];
+            let target = rival.spec.target_refs[0].clone();
+            let rivals = vec![Rival { name: rival.metadata.name.clone().expect("a name"), target, created }];
             let observed = Observed { rivals, ..Observed::default() };
             matches!(validate(policy, &observed, &Settings::default()), Err(Refusal::Superseded(_)))
         };

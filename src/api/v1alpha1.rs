@@ -15,6 +15,7 @@ use super::{
     fields::{ports_schema, target_refs_schema},
     status::ResilienceStatus,
 };
+use crate::names;
 
 /// Circuit breaking for one Service: what each client may ask of it, when a failing endpoint is
 /// left out, how long a call may take, and what is tried again.
@@ -179,6 +180,18 @@ pub enum TargetKind {
     Service,
     /// A networking.istio.io `ServiceEntry`: a host outside of the cluster, or one that Kubernetes does not know.
     ServiceEntry,
+}
+
+impl TargetRef {
+    /// A target of that kind, in the group that the kind has.
+    #[must_use]
+    pub fn new(kind: TargetKind, name: &str) -> Self {
+        let group = match kind {
+            TargetKind::Service => "",
+            TargetKind::ServiceEntry => names::ISTIO_GROUP,
+        };
+        Self { group: group.to_owned(), kind, name: name.to_owned() }
+    }
 }
 
 impl TargetKind {

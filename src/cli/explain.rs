@@ -120,7 +120,7 @@ pub async fn explain(
     namespace: &str,
     settings: &Settings,
 ) -> Result<(Option<Page>, Vec<String>), Vec<String>> {
-    let live = reader.read(&BTreeSet::from([namespace.to_owned()])).await?;
+    let live = reader.read(&BTreeSet::from([namespace.to_owned()]), settings).await?;
     Ok((find(&live, asked, namespace, settings)?, live.notes))
 }
 
@@ -129,7 +129,7 @@ fn find(live: &Live, asked: &Asked, namespace: &str, settings: &Settings) -> Res
     if matches!(asked.kind, None | Some(AskedKind::Policy)) {
         match world.policies.get(namespace, &asked.name).as_ref().map(|policy| &policy.view) {
             Some(Policy::Readable(policy)) => {
-                return Ok(Some(page(policy, &live.observe(policy, settings), settings)));
+                return Ok(Some(page(policy, &live.observe(policy), settings)));
             }
             Some(Policy::Unreadable(_, error)) => {
                 return Err(vec![format!(
@@ -166,13 +166,13 @@ fn of_target(live: &Live, target: &TargetRef, namespace: &str, settings: &Settin
         (policy.metadata.creation_timestamp.as_ref().map(|time| time.0), policy.metadata.name.clone())
     };
     if let Some(policy) = for_it.min_by_key(age) {
-        return page(policy, &live.observe(policy, settings), settings);
+        return page(policy, &live.observe(policy), settings);
     }
     // Nobody's policy, to look at the world from where the target stands.
     let mut nobody = Resilience::new("", ResilienceSpec::unread());
     nobody.metadata.namespace = Some(namespace.to_owned());
     nobody.spec.target_refs = vec![target.clone()];
-    bare(target, namespace, &live.observe(&nobody, settings), settings)
+    bare(target, namespace, &live.observe(&nobody), settings)
 }
 
 /// For people. Writing to a String cannot fail.

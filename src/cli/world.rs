@@ -1,6 +1,9 @@
 //! What files say of the world, in the form in which the operator observes a cluster.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use k8s_openapi::{
     api::{core::v1::Service, discovery::v1::EndpointSlice},
@@ -16,7 +19,10 @@ use crate::{
         schema::{self, Violation},
     },
     controller::{cache::Entry, world as live},
-    istio::{Existing, Kind, Knows},
+    istio::{
+        Existing, Kind, Knows,
+        neighbourhood::{Callee, GatewayRoute, GatewayRouteKind, Neighbourhood},
+    },
     names,
     observed::{
         Endpoints, Membership, Observed, Rival, Selecting, ServerSide, ServiceView, Target, WAYPOINT, count_endpoints,
@@ -63,7 +69,8 @@ pub struct World {
     entries: BTreeMap<Key, ServiceView>,
     namespaces: BTreeMap<String, Membership>,
     slices: BTreeMap<Key, Vec<EndpointSlice>>,
-    rules: Vec<Existing>,
+    rules: Vec<Arc<Existing>>,
+    gateway_routes: Vec<Arc<GatewayRoute>>,
     istio: Knows,
 }
 
@@ -120,13 +127,18 @@ impl World {
                 }
             }
             (names::ISTIO_GROUP, "Sidecar") => {
-                self.rules.push(existing(Kind::Sidecar, &object.value).map_err(broken)?);
+                self.rules.push(Arc::new(existing(Kind::Sidecar, &object.value).map_err(broken)?));
             }
             (names::ISTIO_GROUP, "DestinationRule") => {
-                self.rules.push(existing(Kind::DestinationRule, &object.value).map_err(broken)?);
+                self.rules.push(Arc::new(existing(Kind::DestinationRule, &object.value).map_err(broken)?));
             }
             (names::ISTIO_GROUP, "VirtualService") => {
-                self.rules.push(existing(Kind::VirtualService, &object.value).map_err(broken)?);
+                self.rules.push(Arc::new(existing(Kind::VirtualService, &object.value).map_err(broken)?));
+            }
+            (names::GATEWAY_API_GROUP, "HTTPRoute" | "GRPCRoute") => {
+                let kind = if kind == "HTTPRoute" { GatewayRouteKind::HttpRoute } else { GatewayRouteKind::GrpcRoute };
+                let (meta, spec) = parts(&object.value).map_err(broken)?;
+                self.gateway_routes.push(Arc::new(GatewayRoute::new(kind, &meta, &spec)));
             }
             ("apiextensions.k8s.io", "CustomResourceDefinition")
                 if self.istio.add_crd(&object.value).map_err(|why| format!("{kind} {name}: {why}"))? => {}
@@ -160,10 +172,12 @@ impl World {
             },
             endpoints,
             rivals: self.rivals(resilience),
-            existing: self.rules.iter().filter(|rule| rule.namespace == namespace).cloned().collect(),
+            existing: self.within(&namespace),
             server_side: self.server_side(&namespace, target, settings),
             membership: self.namespaces.get(&namespace).copied(),
             istio: self.istio.clone(),
+            neighbourhood: target.map(|target| self.neighbourhood(&namespace, target, settings)).unwrap_or_default(),
+            unseen: BTreeSet::new(),
         }
     }
 
@@ -200,17 +214,55 @@ impl World {
             endpoints.flat_map(|endpoint| endpoint.addresses.iter().cloned()).collect()
         };
         let target = Selecting { name, selector: &own.selector, policy: None };
-        ServerSide::gather(namespace, &target, selecting, sidecars, addresses)
+        ServerSide::gather(namespace, &target, selecting, sidecars.map(Arc::as_ref), addresses)
+    }
+
+    fn within(&self, namespace: &str) -> Vec<Existing> {
+        let here = self.rules.iter().filter(|rule| rule.namespace == namespace);
+        here.map(|rule| Existing::clone(rule)).collect()
+    }
+
+    fn neighbourhood(&self, namespace: &str, target: &TargetRef, settings: &Settings) -> Neighbourhood {
+        let key = (namespace.to_owned(), target.name.clone());
+        let host = match target.kind {
+            TargetKind::Service => Some(names::service_host(&target.name, namespace, &settings.cluster_domain)),
+            TargetKind::ServiceEntry => self.entries.get(&key).and_then(|entry| entry.hosts.first()).cloned(),
+        };
+        let callee = Callee {
+            host: host.unwrap_or_default(),
+            namespace: namespace.to_owned(),
+            name: target.name.clone(),
+            is_entry: target.kind == TargetKind::ServiceEntry,
+            ..Callee::default()
+        };
+        let Settings { cluster_domain, root_namespace } = settings;
+        Neighbourhood::gather(&callee, &self.rules, &self.gateway_routes, cluster_domain, root_namespace)
     }
 
     fn rivals(&self, resilience: &Resilience) -> Vec<Rival> {
-        let others = self.policies.iter().filter_map(|policy| policy.object.as_ref().ok()).filter(|other| {
-            let same_target = other.spec.target_refs.first() == resilience.spec.target_refs.first();
-            same_target && other.namespace() == resilience.namespace() && other.name_any() != resilience.name_any()
-        });
-        let rivals = others
-            .map(|other| Rival { name: other.name_any(), created: other.creation_timestamp().map(|time| time.0) });
-        rivals.collect()
+        let target = resilience.spec.target_refs.first();
+        let host = target.and_then(|target| self.entry_host(resilience, target));
+        let others =
+            self.policies.iter().filter_map(|policy| policy.object.as_ref().ok()).filter(|other| {
+                other.namespace() == resilience.namespace() && other.name_any() != resilience.name_any()
+            });
+        let rival = |other: &Resilience| {
+            let theirs = other.spec.target_refs.first()?;
+            let same_host = || host.is_some() && self.entry_host(other, theirs) == host;
+            let created = other.creation_timestamp().map(|time| time.0);
+            (Some(theirs) == target || same_host()).then(|| Rival {
+                name: other.name_any(),
+                created,
+                target: theirs.clone(),
+            })
+        };
+        others.filter_map(rival).collect()
+    }
+
+    /// The host that a ServiceEntry declares; a Service has one that no other target has.
+    fn entry_host(&self, policy: &Resilience, target: &TargetRef) -> Option<&String> {
+        let key = (policy.namespace().unwrap_or_default(), target.name.clone());
+        (target.kind == TargetKind::ServiceEntry).then(|| self.entries.get(&key)?.hosts.first())?
     }
 
     /// Puts all of it on top of what a cluster has, as if it were applied: what only the API server knows
@@ -235,14 +287,14 @@ impl World {
         }
         for rule in &self.rules {
             let cache = live.istio(rule.kind);
-            let mut rule = rule.clone();
+            let mut rule = Existing::clone(rule);
             if let Some(there) = cache.get(&rule.namespace, &rule.name) {
                 let labels = there.view.labels.clone().into_iter().chain(rule.labels);
-                rule = Existing { labels: labels.collect(), spec: rule.spec, ..there.view.clone() };
+                rule = Existing { labels: labels.collect(), spec: rule.spec, ..Existing::clone(&there.view) };
             }
             let (namespace, name) = (rule.namespace.clone(), rule.name.clone());
             let uid = rule.uid.clone().unwrap_or_default();
-            let _delta = cache.put(Entry { uid, ..fresh(&namespace, &name, rule) });
+            let _delta = cache.put(Entry { uid, ..fresh(&namespace, &name, Arc::new(rule)) });
         }
         for (policy, file) in self.policies.iter().filter_map(|policy| Some((policy, policy.object.as_ref().ok()?))) {
             let there = live.policies.get(&policy.namespace, &policy.name);
@@ -286,6 +338,11 @@ fn fresh<V>(namespace: &str, name: &str, view: V) -> Entry<V> {
 }
 
 fn existing(kind: Kind, value: &Value) -> serde_json::Result<Existing> {
-    let meta: ObjectMeta = serde_json::from_value(value.get("metadata").cloned().unwrap_or_default())?;
-    Ok(Existing::new(kind, &meta, value.get("spec").cloned().unwrap_or_default()))
+    let (meta, spec) = parts(value)?;
+    Ok(Existing::new(kind, &meta, spec))
+}
+
+fn parts(value: &Value) -> serde_json::Result<(ObjectMeta, Value)> {
+    let meta = serde_json::from_value(value.get("metadata").cloned().unwrap_or_default())?;
+    Ok((meta, value.get("spec").cloned().unwrap_or_default()))
 }

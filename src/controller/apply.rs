@@ -18,11 +18,11 @@ use crate::{
     istio::{Existing, Kind},
     status::{Applied, Failure, Outcome},
     translate::Desired,
-    validate::Valid,
+    validate::{Owner, Valid},
 };
 
-/// Takes a deletion.
-pub type Deleted = dyn Fn(&Delta<Existing>) + Send + Sync;
+/// Takes what a write changed, and the name of the policy that wrote it, which need not be told.
+pub type Changed = dyn Fn(&Delta<Arc<Existing>>, Option<&str>) + Send + Sync;
 
 /// What writes: the calls, and the world that learns from their answers before the watches do.
 pub struct Hands {
@@ -30,10 +30,9 @@ pub struct Hands {
     pub calls: Calls,
     /// What was watched, and written.
     pub world: Arc<World>,
-    /// Told of what was deleted: others may have waited for it, and the watch's own event will find it
-    /// gone already. What is created or changed concerns no other policy: one that has the same name
-    /// or host for its own has the same Service, and has stood back already.
-    pub deleted: Box<Deleted>,
+    /// Told of what was written: others may have waited for it, or stand beside it now, and the watch's own
+    /// event will find it in the cache already.
+    pub changed: Box<Changed>,
 }
 
 /// Why a diff was not written to its end.
@@ -58,8 +57,7 @@ pub enum ApplyError {
 
 /// Writes `diff`. Every failure is an outcome: the policy was fine, its objects are not there.
 pub async fn apply(hands: &Hands, valid: Valid, desired: &Desired, diff: &Diff) -> Outcome {
-    let namespace = valid.owner.namespace.clone();
-    match write_all(hands, &namespace, desired, diff).await {
+    match write_all(hands, &valid.owner, desired, diff).await {
         Ok(applied) => Outcome::Programmed(Box::new(valid), applied),
         Err(error) => failed(valid, &error),
     }
@@ -85,19 +83,19 @@ fn failed(valid: Valid, error: &ApplyError) -> Outcome {
     }
 }
 
-async fn write_all(hands: &Hands, namespace: &str, desired: &Desired, diff: &Diff) -> Result<Applied, ApplyError> {
+async fn write_all(hands: &Hands, owner: &Owner, desired: &Desired, diff: &Diff) -> Result<Applied, ApplyError> {
     // Without `..`, so that a third kind of change does not compile until it is written as well.
     let Diff { apply, prune } = diff;
     let mut writes = Vec::new();
     for change in apply {
-        write(hands, namespace, change).await?;
+        write(hands, owner, change).await?;
         let Write { object, changes, create, uid: _ } = change;
         let verb = if *create { "created" } else { "updated" };
         let why: Vec<String> = changes.iter().map(|change| change.path.join(".")).collect();
         let why = if why.is_empty() { String::new() } else { format!(" ({})", why.join(", ")) };
         writes.push(format!("{verb} {} {}{why}", object.kind, object.name));
     }
-    writes.extend(delete_all(hands, namespace, prune).await?);
+    writes.extend(delete_all(hands, &owner.namespace, prune).await?);
     let generated = desired.objects().into_iter().map(|object| GeneratedRef {
         kind: object.kind.to_string(),
         name: object.name,
@@ -113,23 +111,25 @@ pub async fn delete_all(hands: &Hands, namespace: &str, prune: &[Prune]) -> Resu
         // Whatever was watched has one; without it, this could hit a successor.
         let Some(uid) = uid else { continue };
         hands.calls.delete(*kind, namespace, name, uid).await?;
-        hands.world.istio(*kind).remove(namespace, name, uid).iter().for_each(&hands.deleted);
+        if let Some(delta) = hands.world.istio(*kind).remove(namespace, name, uid) {
+            (hands.changed)(&delta, None);
+        }
         writes.push(format!("deleted {kind} {name}"));
     }
     Ok(writes)
 }
 
-async fn write(hands: &Hands, namespace: &str, write: &Write) -> Result<(), ApplyError> {
+async fn write(hands: &Hands, owner: &Owner, write: &Write) -> Result<(), ApplyError> {
     let Write { object, changes: _, create, uid } = write;
-    let Hands { calls, world, deleted: _ } = hands;
+    let (calls, namespace) = (&hands.calls, &owner.namespace);
     let answer = match uid {
         Some(uid) if !create => calls.update(namespace, object, uid).await?,
         _ => calls.create(namespace, object).await?,
     };
-    let mut leftover = read_back(world, write, &answer);
+    let mut leftover = read_back(hands, owner, write, &answer);
     if let Some(patch) = strip_patch(&leftover) {
         let answer = calls.strip(object.kind, &answer, patch).await?;
-        leftover = read_back(world, write, &answer);
+        leftover = read_back(hands, owner, write, &answer);
     }
     if leftover.is_empty() {
         return Ok(());
@@ -140,9 +140,11 @@ async fn write(hands: &Hands, namespace: &str, write: &Write) -> Result<(), Appl
 
 /// Takes an answer into the cache, so that the next reconcile sees it even before the watch does, and
 /// says what in it is not as desired.
-fn read_back(world: &World, write: &Write, answer: &DynamicObject) -> Vec<Change> {
+fn read_back(hands: &Hands, owner: &Owner, write: &Write, answer: &DynamicObject) -> Vec<Change> {
     let entry = world::existing(write.object.kind, answer.clone());
-    let there: Existing = entry.view.clone();
-    let _delta = world.istio(write.object.kind).put(entry);
+    let there = entry.view.clone();
+    if let Some(delta) = hands.world.istio(write.object.kind).put(entry) {
+        (hands.changed)(&delta, Some(&owner.name));
+    }
     changes(&write.object, &there)
 }

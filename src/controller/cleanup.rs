@@ -3,10 +3,13 @@
 //! There is no finalizer: an operator that is gone must not keep policies alive. The garbage collector
 //! is the net by the ownerReferences; this is faster, and VirtualServices go before DestinationRules.
 
+use std::sync::Arc;
+
 use super::{
     apply::{Hands, delete_all},
     cache::Entry,
     calls::CallError,
+    index::Key,
     relations::is_policy,
     world::World,
 };
@@ -18,7 +21,7 @@ use crate::{
 
 /// Deletes everything of the policy with `uid`.
 pub async fn release(hands: &Hands, namespace: &str, uid: &str) -> Result<Vec<String>, CallError> {
-    let ours = prune(&hands.world, namespace, |object| is_of(object, uid));
+    let ours = prune(&hands.world, namespace, &[Key::Uid(uid)], |object| is_of(object, uid));
     delete_all(hands, namespace, &ours).await
 }
 
@@ -43,13 +46,15 @@ pub async fn sweep(
             None => last.is_some_and(|last| dead(last) && is_of(object, last)),
         }
     };
-    if prune(&hands.world, namespace, |object| left(object, alive)).is_empty() {
+    let keys = [Some(Key::Owner(namespace, name)), last.map(Key::Uid)];
+    let keys: Vec<_> = keys.into_iter().flatten().collect();
+    if prune(&hands.world, namespace, &keys, |object| left(object, alive)).is_empty() {
         return Ok(Vec::new());
     }
     // A cache that lags behind, as after a list from a lagging API server, may miss a policy that is
     // there. Deleting its objects would be an outage, so this one time the truth is asked for.
     let now = hands.calls.uid_of_policy(namespace, name).await?;
-    let orphans = prune(&hands.world, namespace, |object| {
+    let orphans = prune(&hands.world, namespace, &keys, |object| {
         left(object, alive) && !now.as_deref().is_some_and(|now| is_of(object, now))
     });
     delete_all(hands, namespace, &orphans).await
@@ -60,13 +65,16 @@ fn is_of(object: &Existing, uid: &str) -> bool {
         || object.labels.get(names::LABEL_OWNER_UID).is_some_and(|label| label == uid)
 }
 
-/// Everything that is `meant` and not on its way out already, VirtualServices first.
-fn prune(world: &World, namespace: &str, meant: impl Fn(&Existing) -> bool) -> Vec<Prune> {
+/// Everything under `keys` that is `meant` and not on its way out already, VirtualServices first.
+fn prune(world: &World, namespace: &str, keys: &[Key<'_>], meant: impl Fn(&Existing) -> bool) -> Vec<Prune> {
     let of_kind = |kind: Kind| {
-        let entries = world.istio(kind).within(namespace);
-        let meant = entries.iter().filter(|entry| !entry.view.deleting && meant(&entry.view));
-        let prune = |entry: &Entry<Existing>| Prune { kind, name: entry.name.clone(), uid: Some(entry.uid.clone()) };
-        meant.map(|entry| prune(entry)).collect::<Vec<_>>()
+        let mut entries: Vec<_> = keys.iter().flat_map(|key| world.istio(kind).by(*key)).collect();
+        entries.retain(|entry| entry.namespace == namespace && !entry.view.deleting && meant(&entry.view));
+        entries.sort_by(|one, two| one.name.cmp(&two.name));
+        entries.dedup_by(|one, two| one.name == two.name);
+        let prune =
+            |entry: Arc<Entry<Arc<Existing>>>| Prune { kind, name: entry.name.clone(), uid: Some(entry.uid.clone()) };
+        entries.into_iter().map(prune).collect::<Vec<_>>()
     };
     Kind::ALL.into_iter().rev().flat_map(of_kind).collect()
 }

@@ -57,8 +57,8 @@ impl Keys {
     }
 
     /// Asks for a look at each of `names`.
-    pub fn look_at_all(&self, world: &World, namespace: &str, names: &Names) {
-        for name in names {
+    pub fn look_at_all(&self, world: &World, names: &Names) {
+        for (namespace, name) in names {
             let policy = world.policies.get(namespace, name);
             self.look_at(namespace, name, policy.as_ref().map(|policy| policy.uid.as_str()));
         }

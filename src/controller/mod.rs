@@ -14,6 +14,7 @@ pub(crate) mod cache;
 mod calls;
 mod cleanup;
 mod events;
+pub(crate) mod index;
 pub(crate) mod installed;
 mod keys;
 pub(crate) mod observe;
@@ -25,6 +26,7 @@ mod watch;
 pub(crate) mod world;
 
 use std::{
+    collections::HashSet,
     convert::Infallible,
     fmt::Debug,
     panic::AssertUnwindSafe,
@@ -39,7 +41,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt as _,
-    api::DynamicObject,
+    api::{ApiResource, DynamicObject},
     core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
         controller::{self, Action, Controller},
@@ -53,8 +55,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::Resilience,
-    istio::{Existing, Kind},
+    istio::{Existing, Kind, neighbourhood::GatewayRouteKind},
     names,
+    observed::Unseen,
     runtime::{admin::Health, metrics::Metrics, settings::Settings, wait_for_crds::Needed},
     status::Outcome,
     validate,
@@ -62,7 +65,8 @@ use crate::{
 use apply::Hands;
 use cache::{Cache, Delta, Entry};
 use calls::{CallError, Calls, Verdict};
-use installed::Installed;
+use index::Indexed;
+use installed::{Installed, Served};
 use keys::{Key, Keys};
 use reconcile::{Context, reconcile, report_unreadable};
 use relations::Names;
@@ -160,23 +164,26 @@ impl Shared {
         metrics: &Arc<Metrics>,
     ) -> (Arc<Self>, UnboundedReceiver<ObjectRef<Key>>) {
         let (keys, requests) = Keys::new();
-        let (keys, world) = (Arc::new(keys), Arc::<World>::default());
-        let (told, around, domain) = (keys.clone(), world.clone(), options.cluster_domain.clone());
-        let deleted = move |delta: &Delta<Existing>| {
-            told.look_at_all(&around, &delta.namespace, &relations::of_istio(delta, &around, &domain));
+        let settings = validate::Settings {
+            cluster_domain: options.cluster_domain.clone(),
+            root_namespace: options.root_namespace.clone(),
+        };
+        let (keys, world) = (Arc::new(keys), Arc::new(World::new(&settings)));
+        let (told, around) = (keys.clone(), world.clone());
+        let changed = move |delta: &Delta<Arc<Existing>>, by: Option<&str>| {
+            let mut names = relations::of_istio(delta, &around);
+            names.retain(|(namespace, name)| *namespace != delta.namespace || Some(name.as_str()) != by);
+            told.look_at_all(&around, &names);
         };
         let shared = Arc::new(Self {
             context: Context {
                 hands: Hands {
                     calls: Calls::new(client.clone(), metrics.clone(), options.deadline),
                     world: world.clone(),
-                    deleted: Box::new(deleted),
+                    changed: Box::new(changed),
                 },
                 recorder: Recorder::new(client.clone(), Reporter::from(names::OPERATOR)),
-                settings: validate::Settings {
-                    cluster_domain: options.cluster_domain.clone(),
-                    root_namespace: options.root_namespace.clone(),
-                },
+                settings,
             },
             keys,
             retries: Retries::new(options.resync),
@@ -249,6 +256,7 @@ pub async fn run(
 }
 
 /// What all watches are made of.
+#[derive(Clone)]
 struct Wiring {
     client: Client,
     shared: Arc<Shared>,
@@ -258,11 +266,17 @@ struct Wiring {
 impl Wiring {
     /// All watches: one a kind and namespace, and that of the installed Istio.
     fn watches(&self, namespaces: &[String]) -> Vec<BoxFuture<'static, ()>> {
-        let mut watches = if namespaces.is_empty() {
+        let mut watches: Vec<_> = if namespaces.is_empty() {
             self.watches_of(None)
         } else {
             namespaces.iter().flat_map(|namespace| self.watches_of(Some(namespace))).collect()
         };
+        let root = &self.shared.context.settings.root_namespace;
+        if !namespaces.is_empty() && !namespaces.contains(root) {
+            // Its rules concern the clients of every namespace.
+            let rules = Kind::ALL.into_iter();
+            watches.extend(rules.map(|kind| self.watch_kind(kind, Some(root), Some(Unseen::RootNamespace(kind)))));
+        }
         watches.push(self.watch_istio());
         watches
     }
@@ -281,7 +295,6 @@ impl Wiring {
         let policies = Api::<DeserializeGuard<Resilience>>::all(self.client.clone()).constrain(within);
         let services = Api::<Service>::all(self.client.clone()).constrain(within);
         let slices = Api::<EndpointSlice>::all(self.client.clone()).constrain(within);
-        let domain = self.shared.context.settings.cluster_domain.clone();
         let mut watches = vec![
             self.watch(names::KIND, policies, scope, |world| &world.policies, world::policy, relations::of_policy),
             self.watch("Service", services, scope, |world| &world.services, world::service, relations::of_service),
@@ -307,30 +320,69 @@ impl Wiring {
                 relations::of_namespace,
             ));
         }
-        for kind in Kind::ALL {
-            let api = self.istio(kind.as_str(), kind.plural(), scope);
-            let domain = domain.clone();
-            watches.push(self.watch(
-                kind.as_str(),
-                api,
-                scope,
-                move |world| world.istio(kind),
-                move |object| world::existing(kind, object),
-                move |delta, world| relations::of_istio(delta, world, &domain),
-            ));
-        }
+        watches.extend(Kind::ALL.into_iter().map(|kind| self.watch_kind(kind, scope, None)));
+        watches.extend(GatewayRouteKind::ALL.into_iter().map(|kind| self.watch_gateway_routes(kind, scope)));
         watches
     }
 
+    /// Watches the Istio objects of one kind; `unseen`: what is missed where they may not be read.
+    fn watch_kind(&self, kind: Kind, scope: Option<&str>, unseen: Option<Unseen>) -> BoxFuture<'static, ()> {
+        let watched = Watched { unseen, ..Watched::of(kind.as_str(), scope) };
+        let api = self.istio(kind.as_str(), kind.plural(), scope);
+        let lean = move |object| world::existing(kind, object);
+        self.follow(watched, api, move |world| world.istio(kind), lean, relations::of_istio)
+    }
+
+    /// Watches routes of the Gateway API as long as it is installed.
+    fn watch_gateway_routes(&self, kind: GatewayRouteKind, scope: Option<&str>) -> BoxFuture<'static, ()> {
+        let (wiring, scope) = (self.clone(), scope.map(str::to_owned));
+        async move {
+            let mut served = wiring.shared.installed.gateway_routes();
+            let is_served = |served: &Served| served.as_ref().is_some_and(|kinds| kinds.contains(&kind));
+            // Its sender lives as long as what is shared, so no wait here fails.
+            let found = served.wait_for(Option::is_some).await.is_ok_and(|served| is_served(&served));
+            if !found {
+                wiring.listed.one();
+            }
+            let mut counted = found;
+            loop {
+                drop(served.wait_for(is_served).await);
+                let watched = Watched {
+                    unseen: Some(Unseen::GatewayRoutes(kind)),
+                    counted: std::mem::take(&mut counted),
+                    ..Watched::of(kind.as_str(), scope.as_deref())
+                };
+                let api = wiring.api(&world::gateway_resource(kind), scope.as_deref());
+                let lean = move |object| world::gateway_route(kind, object);
+                let concerned = relations::of_gateway_route;
+                let following = wiring.follow(watched, api, move |world| world.gateway_routes(kind), lean, concerned);
+                tokio::select! {
+                    () = following => {}
+                    _ = served.wait_for(|served| !is_served(served)) => {}
+                }
+                // They went with their kind, and no event need have told.
+                let shared = &wiring.shared;
+                let world = &shared.context.hands.world;
+                for delta in world.gateway_routes(kind).retain(scope.as_deref(), &HashSet::new()) {
+                    shared.keys.look_at_all(world, &relations::of_gateway_route(&delta, world));
+                }
+            }
+        }
+        .boxed()
+    }
+
     fn istio(&self, kind: &str, plural: &str, scope: Option<&str>) -> Api<DynamicObject> {
-        let resource = istio_resource(kind, plural);
+        self.api(&istio_resource(kind, plural), scope)
+    }
+
+    fn api(&self, resource: &ApiResource, scope: Option<&str>) -> Api<DynamicObject> {
         match scope {
-            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
-            None => Api::all_with(self.client.clone(), &resource),
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
+            None => Api::all_with(self.client.clone(), resource),
         }
     }
 
-    fn watch<K, V: Send + Sync + 'static>(
+    fn watch<K, V: Indexed + Send + Sync + 'static>(
         &self,
         kind: &'static str,
         api: Api<K>,
@@ -342,16 +394,64 @@ impl Wiring {
     where
         K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     {
-        let (shared, listed, scope) = (self.shared.clone(), self.listed.clone(), scope.map(str::to_owned));
+        self.follow(Watched::of(kind, scope), api, cache, lean, concerned)
+    }
+
+    fn follow<K, V: Indexed + Send + Sync + 'static>(
+        &self,
+        watched: Watched,
+        api: Api<K>,
+        cache: impl Fn(&World) -> &Cache<V> + Send + Sync + 'static,
+        lean: impl Fn(K) -> Entry<V> + Send + Sync + 'static,
+        concerned: impl Fn(&Delta<V>, &World) -> Names + Send + Sync + 'static,
+    ) -> BoxFuture<'static, ()>
+    where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    {
+        let (shared, listed) = (self.shared.clone(), self.listed.clone());
+        let Watched { kind, scope, unseen, counted } = watched;
         async move {
             let world = &shared.context.hands.world;
-            let tell = |delta: &Delta<V>| shared.keys.look_at_all(world, &delta.namespace, &concerned(delta, world));
+            let tell = |delta: &Delta<V>| shared.keys.look_at_all(world, &concerned(delta, world));
             let within = scope.clone();
             let recovered = || shared.try_now(within.as_deref());
-            let watch = Watch { kind, scope, listed: &listed, metrics: &shared.metrics, recovered: &recovered };
+            let barred = unseen.map(|unseen| {
+                let shared = &shared;
+                move |barred: bool| {
+                    if world.bar(unseen, barred) {
+                        shared.look_at_all();
+                    }
+                }
+            });
+            let watch = Watch {
+                kind,
+                scope,
+                listed: counted.then_some(&*listed),
+                metrics: &shared.metrics,
+                recovered: &recovered,
+                barred: barred.as_ref().map(|barred| barred as &(dyn Fn(bool) + Send + Sync)),
+            };
             watch.follow(api, cache(world), lean, tell).await;
         }
         .boxed()
+    }
+}
+
+/// What a watch is for.
+struct Watched {
+    /// For logs and metrics.
+    kind: &'static str,
+    /// The namespace; `None`: all.
+    scope: Option<String>,
+    /// What is missed where it may not be read; `None`: nothing begins without it.
+    unseen: Option<Unseen>,
+    /// Whether its first list is waited for.
+    counted: bool,
+}
+
+impl Watched {
+    fn of(kind: &'static str, scope: Option<&str>) -> Self {
+        Self { kind, scope: scope.map(str::to_owned), unseen: None, counted: true }
     }
 }
 

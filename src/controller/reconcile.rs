@@ -33,7 +33,7 @@ pub struct Context {
 pub async fn reconcile(context: &Context, resilience: &Resilience) -> Result<Outcome, CallError> {
     let Context { hands, recorder, settings } = context;
 
-    let observed = observe(resilience, &hands.world, settings); // reads
+    let observed = observe(resilience, &hands.world); // reads
 
     let outcome = match decide(resilience, &observed, settings) {
         // pure

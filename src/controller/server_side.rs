@@ -1,11 +1,13 @@
 //! Of the caches, what bears on a Sidecar for the pods of a policy's target; and whom that concerns when it
 //! changes. Reads one namespace and the root namespace; decides nothing.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use kube::ResourceExt as _;
 
 use super::{
+    cache::Entry,
+    index::Key,
     relations::Names,
     world::{Policy, World},
 };
@@ -16,7 +18,7 @@ use crate::{
 };
 
 /// Nothing for a policy that asks for no Sidecar.
-pub fn observe(resilience: &Resilience, world: &World, root_namespace: &str) -> ServerSide {
+pub fn observe(resilience: &Resilience, world: &World) -> ServerSide {
     let namespace = resilience.namespace().unwrap_or_default();
     let Some(target) = asking(resilience) else { return ServerSide::default() };
     let services = world.services.within(&namespace);
@@ -31,21 +33,20 @@ pub fn observe(resilience: &Resilience, world: &World, root_namespace: &str) -> 
         selector: &service.view.selector,
         policy: policy(&service.name),
     });
-    let slices = world.slices.within(&namespace);
     let addresses = |service: &str| -> BTreeSet<String> {
-        let of = slices.iter().filter(|slice| slice.view.service.as_deref() == Some(service));
-        let endpoints = of.flat_map(|slice| &slice.view.slice.endpoints);
+        let mut slices = world.slices.by(Key::Service(&namespace, service));
+        slices.retain(|slice| slice.namespace == namespace && slice.view.service.as_deref() == Some(service));
+        let endpoints = slices.iter().flat_map(|slice| &slice.view.slice.endpoints);
         endpoints.flat_map(|endpoint| endpoint.addresses.iter().cloned()).collect()
     };
     let sidecars = world.istio(Kind::Sidecar);
     let (here, mut of_root) = (sidecars.within(&namespace), Vec::new());
-    if root_namespace != namespace {
-        of_root = sidecars.within(root_namespace);
+    if world.root_namespace != namespace {
+        of_root = sidecars.within(&world.root_namespace);
     }
-    let sidecars = here.iter().chain(&of_root).map(|entry| &entry.view);
+    let sidecars = here.iter().chain(&of_root).map(|entry| &*entry.view);
     let target = Selecting { name: target, selector: &own.view.selector, policy: None };
-    let side = ServerSide::gather(&namespace, &target, selecting, sidecars, addresses);
-    ServerSide { root_unknown: world.root_sidecars_unknown(root_namespace), ..side }
+    ServerSide::gather(&namespace, &target, selecting, sidecars, addresses)
 }
 
 /// The Service whose server's side a policy states.
@@ -61,15 +62,22 @@ fn stated(policy: &Policy) -> Option<&str> {
 
 /// Policies of a namespace that state the server's side of pods that may have these labels.
 pub fn of_labels(world: &World, namespace: &str, labels: &Selector) -> Names {
-    let policies = world.policies.within(namespace);
-    let concerned = policies.iter().filter(|policy| {
-        let service = stated(&policy.view).and_then(|service| world.services.get(namespace, service));
-        service.is_some_and(|service| may_select_the_same(&service.view.selector, labels))
-    });
-    concerned.map(|policy| policy.name.clone()).collect()
+    of(world, &world.policies.within(namespace), labels)
 }
 
-/// Those of its namespace that a Sidecar may select pods of.
-pub fn of_sidecar(world: &World, namespace: &str, sidecar: &Existing) -> Names {
-    of_labels(world, namespace, &sidecar.workload_labels().unwrap_or_default())
+/// Those of its namespace that a Sidecar may select pods of; of all namespaces if it is for the mesh.
+pub fn of_sidecar(world: &World, sidecar: &Existing) -> Names {
+    match sidecar.workload_labels() {
+        // Looks at each: there is one, and it rarely changes.
+        None if sidecar.namespace == world.root_namespace => of(world, &world.policies.all(), &Selector::new()),
+        labels => of_labels(world, &sidecar.namespace, &labels.unwrap_or_default()),
+    }
+}
+
+fn of(world: &World, policies: &[Arc<Entry<Policy>>], labels: &Selector) -> Names {
+    let concerned = policies.iter().filter(|policy| {
+        let service = stated(&policy.view).and_then(|service| world.services.get(&policy.namespace, service));
+        service.is_some_and(|service| may_select_the_same(&service.view.selector, labels))
+    });
+    concerned.map(|policy| (policy.namespace.clone(), policy.name.clone())).collect()
 }

@@ -18,7 +18,10 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
-use super::cache::{Cache, Delta, Entry};
+use super::{
+    cache::{Cache, Delta, Entry},
+    index::Indexed,
+};
 use crate::runtime::metrics::Metrics;
 
 /// A watch that falls silent is found out when it should have ended: kube gives it this and 5 s more.
@@ -53,13 +56,16 @@ pub struct Watch<'a> {
     pub kind: &'static str,
     /// The namespace; `None`: all.
     pub scope: Option<String>,
-    /// Told when everything has been listed once.
-    pub listed: &'a Listed,
+    /// Told when everything has been listed once, if anybody waits for that.
+    pub listed: Option<&'a Listed>,
     /// Told when it breaks.
     pub metrics: &'a Metrics,
     /// Called when everything is listed again after it broke: what failed for the same reason, be it
     /// the API server's absence or the kind's, need not wait for the end of its backoff.
     pub recovered: &'a (dyn Fn() + Send + Sync),
+    /// Of a watch that one can do without: told that it may not be read, and that it was read after all. It
+    /// holds up nothing meanwhile.
+    pub barred: Option<&'a (dyn Fn(bool) + Send + Sync)>,
 }
 
 impl Watch<'_> {
@@ -73,12 +79,14 @@ impl Watch<'_> {
         tell: impl Fn(&Delta<V>),
     ) where
         K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+        V: Indexed,
     {
-        let Self { kind, scope, listed, metrics, recovered } = self;
+        let Self { kind, scope, listed, metrics, recovered, barred } = self;
         let how = watcher::Config::default().timeout(TIMEOUT_SECONDS);
         let mut events = std::pin::pin!(watcher(api, how).default_backoff());
         let mut seen = HashSet::new();
         let mut first = true;
+        let listed = || listed.iter().for_each(|listed| listed.one());
         while let Some(event) = events.next().await {
             match event {
                 Ok(Event::Init) => seen.clear(),
@@ -90,8 +98,11 @@ impl Watch<'_> {
                 Ok(Event::InitDone) => {
                     cache.retain(scope.as_deref(), &seen).iter().for_each(&tell);
                     seen = HashSet::new();
+                    if let Some(barred) = barred {
+                        barred(false);
+                    }
                     if std::mem::take(&mut first) {
-                        listed.one();
+                        listed();
                     } else {
                         recovered();
                     }
@@ -102,6 +113,12 @@ impl Watch<'_> {
                     cache.remove(&gone.namespace, &gone.name, &gone.uid).iter().for_each(&tell);
                 }
                 Err(error) => {
+                    if let Some(barred) = barred.filter(|_| is_forbidden(&error)) {
+                        barred(true);
+                        if std::mem::take(&mut first) {
+                            listed();
+                        }
+                    }
                     metrics.watch_broke(kind);
                     let namespace = scope.as_deref().unwrap_or("all");
                     let error = words(&error);
@@ -110,6 +127,11 @@ impl Watch<'_> {
             }
         }
     }
+}
+
+fn is_forbidden(error: &watcher::Error) -> bool {
+    use watcher::Error::{InitialListFailed, WatchStartFailed};
+    matches!(error, InitialListFailed(kube::Error::Api(status)) | WatchStartFailed(kube::Error::Api(status)) if status.code == 403)
 }
 
 /// The API server's own words where there are some: kube's hold the whole answer besides.

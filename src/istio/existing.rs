@@ -190,11 +190,12 @@ impl Existing {
     /// Hosts that its HTTP routes send calls to, fully qualified.
     #[must_use]
     pub fn destinations(&self, cluster_domain: &str) -> Vec<String> {
-        let list = |value: &Value, key: &str| value.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
-        let routes = list(&self.spec, "http");
-        let targets = routes.iter().flat_map(|route| list(route, "route"));
-        let hosts = targets.filter_map(|target| Some(target.pointer("/destination/host")?.as_str()?.to_owned()));
-        hosts.map(|host| resolve_host(&host, &self.namespace, cluster_domain)).collect()
+        fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+            value.get(key).and_then(Value::as_array).into_iter().flatten()
+        }
+        let targets = list(&self.spec, "http").flat_map(|route| list(route, "route"));
+        let hosts = targets.filter_map(|target| target.pointer("/destination/host")?.as_str());
+        hosts.map(|host| resolve_host(host, &self.namespace, cluster_domain)).collect()
     }
 }
 
@@ -209,7 +210,7 @@ pub struct Stake<'a> {
     pub host: Option<&'a str>,
 }
 
-fn strings(list: Option<&Value>) -> Vec<String> {
+pub(super) fn strings(list: Option<&Value>) -> Vec<String> {
     list.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 

@@ -9,6 +9,7 @@ mod existing;
 mod fields;
 mod hosts;
 mod knows;
+pub mod neighbourhood;
 mod ports;
 mod rules;
 mod written;

@@ -18,8 +18,6 @@ pub struct ServerSide {
     /// Sidecars that act on the target's pods, or may: of its namespace, and of the whole mesh. Ours among
     /// them.
     pub sidecars: Vec<Existing>,
-    /// Why the Sidecars of Istio's root namespace are not known; `None`: they are.
-    pub root_unknown: Option<String>,
 }
 
 /// Another Service that has, or may have, pods of the target.
@@ -102,11 +100,7 @@ impl ServerSide {
             };
             labels.is_none_or(|labels| may_select_the_same(target.selector, &labels) && !with_a_service(&labels))
         });
-        Self {
-            sharers: others.iter().filter_map(sharer).collect(),
-            sidecars: concerned.cloned().collect(),
-            root_unknown: None,
-        }
+        Self { sharers: others.iter().filter_map(sharer).collect(), sidecars: concerned.cloned().collect() }
     }
 }
 

@@ -4,8 +4,8 @@
 use super::{Refusal, Settings, Valid, Violation, is_ours};
 use crate::{
     api::ResilienceSpec,
-    istio::Existing,
-    observed::{Evidence, ServerSide, ServiceView, Sharer},
+    istio::{Existing, Kind},
+    observed::{Evidence, Observed, ServiceView, Sharer, Unseen},
 };
 
 /// Where the server's side stands in a policy.
@@ -31,11 +31,11 @@ pub(super) fn faults(spec: &ResilienceSpec, service: Option<&ServiceView>) -> Ve
 /// Superseded by another Sidecar, whose place ours would take, or keep: what the pods may call would be as
 /// nobody wrote it. Conflicted where another Service has the pods, whose clients our limits would limit, and
 /// where not all is known.
-pub(super) fn look(valid: &Valid, side: &ServerSide, settings: &Settings) -> Result<(), Refusal> {
+pub(super) fn look(valid: &Valid, observed: &Observed, settings: &Settings) -> Result<(), Refusal> {
     if valid.server.is_none() {
         return Ok(());
     }
-    let namespace = &valid.owner.namespace;
+    let (side, namespace) = (&observed.server_side, &valid.owner.namespace);
     let foreign = side.sidecars.iter().filter(|sidecar| !is_ours(sidecar, &valid.owner));
     let others: Vec<String> = foreign.map(|sidecar| beside(sidecar, valid)).collect();
     if !others.is_empty() {
@@ -44,9 +44,9 @@ pub(super) fn look(valid: &Valid, side: &ServerSide, settings: &Settings) -> Res
             others.join("; ")
         )));
     }
-    if let Some(why) = &side.root_unknown {
+    if observed.unseen.contains(&Unseen::RootNamespace(Kind::Sidecar)) {
         return Err(Refusal::Conflicted(format!(
-            "the Sidecars of Istio's root namespace {} cannot be read ({why}), and one for the whole mesh would be replaced by {FIELD}: let the operator list and watch sidecars there, or leave this out",
+            "the Sidecars of Istio's root namespace {} may not be read, and one for the whole mesh would be replaced by {FIELD}: let the operator list and watch sidecars there, or leave this out",
             settings.root_namespace
         )));
     }
@@ -97,7 +97,8 @@ mod tests {
 
     use crate::{
         api::Resilience,
-        observed::{Discovery, Observed, PortView, ServerSide, ServiceView, Target},
+        istio::{Kind, Protocol},
+        observed::{Discovery, Observed, PortView, ServiceView, Target, Unseen},
         validate::{Refusal, Settings, validate},
     };
 
@@ -111,24 +112,24 @@ mod tests {
         let service = ServiceView {
             hosts: Vec::new(),
             discovery: Discovery::ClusterIp,
-            ports: vec![PortView { number: 80, protocol: crate::istio::Protocol::Http }],
+            ports: vec![PortView { number: 80, protocol: Protocol::Http }],
             selector: [("app".to_owned(), "a".to_owned())].into(),
             listed: None,
             waypoint: None,
             prefers_near: false,
         };
-        let observed = |root_unknown: Option<&str>| Observed {
+        let observed = |unseen: &[Unseen]| Observed {
             target: Target::Found(service.clone()),
-            server_side: ServerSide { root_unknown: root_unknown.map(str::to_owned), ..ServerSide::default() },
+            unseen: unseen.iter().copied().collect(),
             ..Observed::default()
         };
         let settings = Settings { root_namespace: "istio-root".to_owned(), ..Settings::default() };
-        assert!(validate(&policy, &observed(None), &settings).is_ok());
-        let refused = validate(&policy, &observed(Some("sidecars is forbidden")), &settings);
+        assert!(validate(&policy, &observed(&[]), &settings).is_ok());
+        let refused = validate(&policy, &observed(&[Unseen::RootNamespace(Kind::Sidecar)]), &settings);
         assert_eq!(
             refused,
             Err(Refusal::Conflicted(
-                "the Sidecars of Istio's root namespace istio-root cannot be read (sidecars is forbidden), and one for the whole mesh would be replaced by limits.perServer: let the operator list and watch sidecars there, or leave this out".to_owned()
+                "the Sidecars of Istio's root namespace istio-root may not be read, and one for the whole mesh would be replaced by limits.perServer: let the operator list and watch sidecars there, or leave this out".to_owned()
             ))
         );
     }

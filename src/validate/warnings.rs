@@ -6,6 +6,7 @@
 mod ejection;
 mod limits;
 mod mesh;
+mod neighbours;
 mod retries;
 mod server;
 
@@ -34,7 +35,8 @@ pub(super) fn warnings(
         ejection::warn(&here, &mut all);
         retries::warn(&here, &mut all);
     }
-    mesh::warn(valid, service, observed, neighbours, &mut all);
+    neighbours::warn(valid, neighbours, &mut all);
+    mesh::warn(valid, service, observed, &mut all);
     all.said.sort_by_key(|said| said.code);
     all.said.into_iter().map(Said::warning).collect()
 }
