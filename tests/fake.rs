@@ -335,7 +335,8 @@ impl Fake {
             return self.open_api(path);
         }
         if parts.uri.path() == "/apis/gateway.networking.k8s.io/v1" {
-            let kinds = json!([{"name": "httproutes", "kind": "HTTPRoute"}, {"name": "grpcroutes", "kind": "GRPCRoute"}]);
+            let kinds =
+                json!([{"name": "httproutes", "kind": "HTTPRoute"}, {"name": "grpcroutes", "kind": "GRPCRoute"}]);
             return json_body(200, &json!({"kind": "APIResourceList", "resources": kinds}));
         }
         let (key, subresource) = route(parts.uri.path());

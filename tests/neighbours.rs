@@ -153,7 +153,8 @@ async fn what_may_not_be_read_is_said_while_it_may_not_and_holds_up_nothing() {
     let fake = fake_with(&["web"]);
     fake.install(open_api("nothing"), true);
     fake.install_gateway_api(true);
-    for (plural, namespace) in [(DR, "istio-system"), (VS, "istio-system"), ("httproutes", "ns"), ("grpcroutes", "ns")] {
+    for (plural, namespace) in [(DR, "istio-system"), (VS, "istio-system"), ("httproutes", "ns"), ("grpcroutes", "ns")]
+    {
         fake.bar(plural, namespace, true);
     }
     let _operator = Operator::start_with(&fake, Options { namespaces: vec!["ns".to_owned()], ..quick() });
@@ -167,7 +168,8 @@ async fn what_may_not_be_read_is_said_while_it_may_not_and_holds_up_nothing() {
     for sentence in said {
         until(sentence, || warnings(&fake, "web").contains(&format!("RES073 {sentence}\n"))).await;
     }
-    for (plural, namespace) in [(DR, "istio-system"), (VS, "istio-system"), ("httproutes", "ns"), ("grpcroutes", "ns")] {
+    for (plural, namespace) in [(DR, "istio-system"), (VS, "istio-system"), ("httproutes", "ns"), ("grpcroutes", "ns")]
+    {
         fake.bar(plural, namespace, false);
     }
     until_said(&fake, "web", "RES073", None).await;

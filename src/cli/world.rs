@@ -200,14 +200,19 @@ impl World {
     fn rivals(&self, resilience: &Resilience) -> Vec<Rival> {
         let target = resilience.spec.target_refs.first();
         let host = target.and_then(|target| self.entry_host(resilience, target));
-        let others = self.policies.iter().filter_map(|policy| policy.object.as_ref().ok()).filter(|other| {
-            other.namespace() == resilience.namespace() && other.name_any() != resilience.name_any()
-        });
+        let others =
+            self.policies.iter().filter_map(|policy| policy.object.as_ref().ok()).filter(|other| {
+                other.namespace() == resilience.namespace() && other.name_any() != resilience.name_any()
+            });
         let rival = |other: &Resilience| {
             let theirs = other.spec.target_refs.first()?;
             let same_host = || host.is_some() && self.entry_host(other, theirs) == host;
             let created = other.creation_timestamp().map(|time| time.0);
-            (Some(theirs) == target || same_host()).then(|| Rival { name: other.name_any(), created, target: theirs.clone() })
+            (Some(theirs) == target || same_host()).then(|| Rival {
+                name: other.name_any(),
+                created,
+                target: theirs.clone(),
+            })
         };
         others.filter_map(rival).collect()
     }

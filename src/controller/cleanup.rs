@@ -72,7 +72,8 @@ fn prune(world: &World, namespace: &str, keys: &[Key<'_>], meant: impl Fn(&Exist
         entries.retain(|entry| entry.namespace == namespace && !entry.view.deleting && meant(&entry.view));
         entries.sort_by(|one, two| one.name.cmp(&two.name));
         entries.dedup_by(|one, two| one.name == two.name);
-        let prune = |entry: Arc<Entry<Arc<Existing>>>| Prune { kind, name: entry.name.clone(), uid: Some(entry.uid.clone()) };
+        let prune =
+            |entry: Arc<Entry<Arc<Existing>>>| Prune { kind, name: entry.name.clone(), uid: Some(entry.uid.clone()) };
         entries.into_iter().map(prune).collect::<Vec<_>>()
     };
     Kind::ALL.into_iter().rev().flat_map(of_kind).collect()

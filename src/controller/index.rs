@@ -372,8 +372,9 @@ mod tests {
     #[ignore = "prints a time: cargo test --release --workspace --lib look_up -- --ignored --nocapture"]
     fn how_long_a_look_up_takes() {
         let world = cluster(10_000);
-        let hosts: Vec<String> =
-            (0..10_000).map(|n| names::service_host(&format!("app-{n}"), &format!("ns-{}", n % 7), "cluster.local")).collect();
+        let hosts: Vec<String> = (0..10_000)
+            .map(|n| names::service_host(&format!("app-{n}"), &format!("ns-{}", n % 7), "cluster.local"))
+            .collect();
         let begun = std::time::Instant::now();
         let found: usize = hosts.iter().map(|host| world.speaking_of(Kind::DestinationRule, host).len()).sum();
         let each = begun.elapsed() / u32::try_from(hosts.len()).unwrap();

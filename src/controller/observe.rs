@@ -40,9 +40,9 @@ fn endpoints(target: &TargetRef, found: Option<&ServiceView>, namespace: &str, w
     match target.kind {
         TargetKind::Service => {
             let slices = world.slices.by(Key::Service(namespace, &target.name));
-            let ours = slices.iter().filter(|slice| {
-                slice.namespace == namespace && slice.view.service.as_ref() == Some(&target.name)
-            });
+            let ours = slices
+                .iter()
+                .filter(|slice| slice.namespace == namespace && slice.view.service.as_ref() == Some(&target.name));
             Some(count_endpoints(ours.map(|slice| &slice.view.slice)))
         }
         TargetKind::ServiceEntry => found.and_then(|entry| entry.listed),
@@ -57,14 +57,11 @@ fn rivals(resilience: &Resilience, namespace: &str, target: &TargetRef, world: &
         let for_host = world.policies_for(&host).into_iter();
         others.extend(for_host.filter(|policy| {
             let other = policy.view.target();
-            policy.namespace == namespace && other.is_some_and(|other| {
-                other != target && world.host(namespace, other).as_ref() == Some(&host)
-            })
+            policy.namespace == namespace
+                && other.is_some_and(|other| other != target && world.host(namespace, other).as_ref() == Some(&host))
         }));
     }
-    others.retain(|policy| {
-        policy.name != resilience.name_any() && policy.view.meta().deletion_timestamp.is_none()
-    });
+    others.retain(|policy| policy.name != resilience.name_any() && policy.view.meta().deletion_timestamp.is_none());
     others.sort_by(|one, two| one.name.cmp(&two.name));
     let rival = |policy: &Arc<Entry<Policy>>| {
         let created = policy.view.meta().creation_timestamp.as_ref().map(|time| time.0);

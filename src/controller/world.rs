@@ -178,7 +178,10 @@ impl World {
             root_namespace: self.root_namespace.clone(),
             rules: shared(self.speaking_of(Kind::DestinationRule, &host)),
             virtual_services: shared(self.speaking_of(Kind::VirtualService, &host)),
-            routes: routes.map(|entry| entry.view.clone()).filter(|route| is_attached(route, namespace, target)).collect(),
+            routes: routes
+                .map(|entry| entry.view.clone())
+                .filter(|route| is_attached(route, namespace, target))
+                .collect(),
             // Whom a Sidecar shows the host changes nothing of what is generated.
             ..Neighbourhood::default()
         }
@@ -226,12 +229,15 @@ impl World {
         let service = host.strip_suffix(&*self.cluster_domain).and_then(|host| host.strip_suffix(".svc."));
         let service = service.and_then(|host| host.split_once('.'));
         let entries = self.entries.by(Key::Host(&host.to_ascii_lowercase()));
-        let mut policies: Vec<_> = service
-            .map(|(name, namespace)| self.targeting(namespace, &TargetRef::new(TargetKind::Service, name)))
-            .into_iter()
-            .chain(entries.iter().map(|entry| self.targeting(&entry.namespace, &TargetRef::new(TargetKind::ServiceEntry, &entry.name))))
-            .flatten()
-            .collect();
+        let mut policies: Vec<_> =
+            service
+                .map(|(name, namespace)| self.targeting(namespace, &TargetRef::new(TargetKind::Service, name)))
+                .into_iter()
+                .chain(entries.iter().map(|entry| {
+                    self.targeting(&entry.namespace, &TargetRef::new(TargetKind::ServiceEntry, &entry.name))
+                }))
+                .flatten()
+                .collect();
         policies.retain(|policy| self.host_of(policy).is_some_and(|own| own.eq_ignore_ascii_case(host)));
         policies
     }
@@ -241,7 +247,10 @@ impl World {
     pub fn policies_under(&self, suffix: &str) -> Vec<Arc<Entry<Policy>>> {
         let mut policies = self.policies.all();
         let covered = |host: String| {
-            host.len().checked_sub(suffix.len()).and_then(|begin| host.get(begin..)).is_some_and(|end| end.eq_ignore_ascii_case(suffix))
+            host.len()
+                .checked_sub(suffix.len())
+                .and_then(|begin| host.get(begin..))
+                .is_some_and(|end| end.eq_ignore_ascii_case(suffix))
         };
         policies.retain(|policy| self.host_of(policy).is_some_and(covered));
         policies

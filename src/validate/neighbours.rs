@@ -75,7 +75,12 @@ pub(super) fn winner<'a>(resilience: &Resilience, rivals: &'a [Rival]) -> Option
 ///
 /// # Errors
 /// The sentence for a conflict: whose object is in the way, and what to do.
-pub(super) fn look(valid: &Valid, wants: Wants, observed: &Observed, settings: &Settings) -> Result<Neighbours, String> {
+pub(super) fn look(
+    valid: &Valid,
+    wants: Wants,
+    observed: &Observed,
+    settings: &Settings,
+) -> Result<Neighbours, String> {
     let name = names::generated_name(&valid.target);
     let mut neighbours = Neighbours::default();
     look_within(valid, wants, &name, &observed.existing, settings, &mut neighbours)?;
