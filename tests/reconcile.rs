@@ -461,8 +461,13 @@ fn put_world(fake: &Fake, golden: &str) -> String {
         };
         if kind == "Namespace" {
             (object["metadata"]["name"], object["metadata"]["namespace"]) = (json!("ns"), json!(""));
-        } else {
+        } else if object["metadata"]["namespace"].as_str().is_none_or(|namespace| namespace == "default") {
             object["metadata"]["namespace"] = json!("ns");
+        }
+        if let Some(parent) = object.pointer_mut("/spec/parentRefs/0") {
+            parent["namespace"] = json!("ns");
+            fake.install(crate::installed::open_api("nothing"), true);
+            fake.install_gateway_api(true);
         }
         if kind == names::KIND {
             object["metadata"]["name"].as_str().unwrap().clone_into(&mut policy);

@@ -7,7 +7,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use kube::core::ObjectMeta;
@@ -71,9 +74,8 @@ type Spaces<V> = HashMap<String, BTreeMap<String, Arc<Entry<V>>>>;
 pub struct Cache<V> {
     held: RwLock<Held<V>>,
     cluster_domain: Arc<str>,
-    /// Entries that were given out: what an answer costs.
-    #[cfg(test)]
-    pub visited: std::sync::atomic::AtomicUsize,
+    /// Entries that were given out: what answers cost.
+    pub visited: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -97,12 +99,7 @@ impl<V> Default for Cache<V> {
 impl<V> Cache<V> {
     /// Empty. Short names are resolved in `cluster_domain`.
     pub fn new(cluster_domain: &Arc<str>) -> Self {
-        Self {
-            held: RwLock::default(),
-            cluster_domain: cluster_domain.clone(),
-            #[cfg(test)]
-            visited: Default::default(),
-        }
+        Self { held: RwLock::default(), cluster_domain: cluster_domain.clone(), visited: AtomicUsize::new(0) }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Held<V>> {
@@ -118,8 +115,7 @@ impl<V> Cache<V> {
         V: 'a,
     {
         let given: Vec<_> = entries.cloned().collect();
-        #[cfg(test)]
-        self.visited.fetch_add(given.len(), std::sync::atomic::Ordering::Relaxed);
+        self.visited.fetch_add(given.len(), Ordering::Relaxed);
         given
     }
 

@@ -1,7 +1,7 @@
 //! Routes for the host that are elsewhere, by wildcard, or of the Gateway API: whether ours are worth
 //! writing, which clients do not get them, and whose they take away.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
@@ -72,7 +72,7 @@ pub(super) fn look(valid: &Valid, name: &str, around: &Neighbourhood, ours: Opti
         }
         let namespaces = around.virtual_services.iter().map(|other| &other.namespace).collect::<BTreeSet<_>>();
         let clients = namespaces.into_iter().cloned().chain([String::new()]);
-        for client in clients.map(|namespace| Client { namespace, labels: Some(Default::default()) }) {
+        for client in clients.map(|namespace| Client { namespace, labels: Some(BTreeMap::new()) }) {
             let force = around.routes(&callee, *port, &client);
             for shadowed in force.shadowed.iter().filter(|one| one.by.as_ref().is_some_and(|by| by.is(&own))) {
                 let RouteOwner::VirtualService(other) = &shadowed.owner else { continue };
