@@ -504,7 +504,8 @@ async fn a_warning_has_the_same_words_in_status_event_and_on_the_command_line() 
         let fake = Fake::default();
         let name = put_world(&fake, golden);
         let _operator = Operator::start(&fake);
-        until_programmed(&fake, &name).await;
+        let programmed = || condition(&fake, &name, "Programmed") == "True/Programmed";
+        until(&format!("{golden} is Programmed"), programmed).await;
         let policy = fake.get(POLICIES, &name).unwrap();
         let status = lines(policy["status"]["warnings"].as_array().unwrap(), "code", "message");
         assert!(!status.is_empty(), "{golden}");
