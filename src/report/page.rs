@@ -4,7 +4,9 @@ use kube::ResourceExt as _;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{ConditionLine, FieldChange, ValueLine, Verdict, WarningLine, explained, reasons, values};
+use super::{
+    ClientPart, ConditionLine, FieldChange, OthersLine, ValueLine, Verdict, WarningLine, explained, reasons, values,
+};
 use crate::{
     api::{Mode, Resilience, TargetRef},
     decide::{Step, decide},
@@ -41,6 +43,16 @@ pub struct Page {
     pub rivals: Vec<String>,
     /// What is legal but will surprise.
     pub warnings: Vec<WarningLine>,
+    /// Clients that get something else than what is generated, as far as Sidecars do not hide the host.
+    pub others: Vec<OthersLine>,
+    /// The client that was asked about; null: none was.
+    pub client: Option<ClientPart>,
+    /// Namespace and name of the DestinationRules that the client gets, merged in this order, empty: none;
+    /// null: no client was asked about.
+    pub destination_rules: Option<Vec<String>>,
+    /// Namespace and name of the VirtualServices whose routes the client gets, by port, empty: none; null:
+    /// no client was asked about.
+    pub virtual_services: Option<Vec<String>>,
     /// What this page does not know.
     pub not_observed: Vec<String>,
 }
@@ -168,12 +180,11 @@ pub struct Beside {
     pub concern: String,
 }
 
-/// What no page knows. Rules of clients' namespaces and of the root namespace: istio
-/// `pilot/pkg/model/push_context.go`, `destinationRule`.
+/// What no page knows.
 const NOT_OBSERVED: [&str; 3] = [
     "whether proxies have it: this is what the API server holds, nothing here says that proxies have it",
-    "DestinationRules in the namespaces of clients, which go before these, and in Istio's root namespace",
-    "mesh configuration, Sidecars, EnvoyFilters and HTTPRoutes, which may change what is marked as a default",
+    "mesh configuration and EnvoyFilters, which may change what is marked as a default",
+    "ServiceEntries of other namespaces for the same host, and defaults of exportTo, which may change who gets what",
 ];
 
 /// The page of a policy.
@@ -215,6 +226,10 @@ pub fn page(policy: &Resilience, observed: &Observed, settings: &Settings) -> Pa
         beside: target.map(|target| beside(target, &owner, observed, settings)).unwrap_or_default(),
         rivals: observed.rivals.iter().map(|rival| rival.name.clone()).collect(),
         warnings: step.valid().iter().flat_map(|valid| &valid.warnings).map(WarningLine::from).collect(),
+        others: Vec::new(),
+        client: None,
+        destination_rules: None,
+        virtual_services: None,
         not_observed: not_observed(observed),
     }
 }
@@ -240,6 +255,10 @@ pub fn bare(target: &TargetRef, namespace: &str, observed: &Observed, settings: 
         beside,
         rivals: Vec::new(),
         warnings: Vec::new(),
+        others: Vec::new(),
+        client: None,
+        destination_rules: None,
+        virtual_services: None,
         not_observed: not_observed(observed),
     }
 }
