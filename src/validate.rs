@@ -7,6 +7,7 @@
 mod arithmetic;
 mod effective;
 mod gate;
+mod merge;
 mod neighbours;
 mod resolve;
 mod target;
@@ -23,7 +24,8 @@ use crate::{
 };
 
 pub use arithmetic::{default_max_percent, ejectable};
-pub(crate) use neighbours::is_ours;
+pub use merge::Merge;
+pub(crate) use neighbours::{is_co_owned, is_ours};
 pub use valid::{Budget, Owner, Policy, ResolvedEjection, ResolvedRetries, Valid};
 
 /// What the operator was told about the cluster, as far as decisions depend on it.
@@ -106,6 +108,7 @@ pub fn validate(resilience: &Resilience, observed: &Observed, settings: &Setting
         ));
     }
     let wants = valid.wants();
+    valid.merge = merge::find(spec, &valid, wants, &observed.existing, settings).map_err(Refusal::Conflicted)?;
     let neighbours = neighbours::look(&valid, wants, &observed.existing, settings).map_err(Refusal::Conflicted)?;
     if let Some(other) = &neighbours.routes_owner {
         if !wants.rule {
@@ -118,7 +121,7 @@ pub fn validate(resilience: &Resilience, observed: &Observed, settings: &Setting
     }
     valid.effective = effective::effective(spec, &valid, service, neighbours.routes_owner.is_none());
     let left_out = gate::gate(spec, &mut valid, &observed.istio).map_err(Refusal::Unsupported)?;
-    valid.warnings = warnings::warnings(spec, &valid, service, observed, &neighbours);
+    valid.warnings = warnings::warnings(spec, &valid, service, observed, &neighbours, settings);
     valid.warnings.extend(left_out);
     Ok(valid)
 }

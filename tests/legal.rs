@@ -5,7 +5,7 @@ use kube::api::ObjectMeta;
 use proptest::{collection, option, prelude::*, sample, string};
 use resilience_operator::{
     api::{
-        Blocks, Duration, Ejection, Limits, LocalityFailover, Method, Mode, PerClientLimits, PortEntry,
+        Blocks, Coexistence, Duration, Ejection, Limits, LocalityFailover, Method, Mode, PerClientLimits, PortEntry,
         RETRIABLE_STATUS_CODES, Resilience, ResilienceSpec, Retries, RetryBudget, RetryOn, TargetKind, TargetRef,
         Timeouts,
     },
@@ -180,6 +180,7 @@ prop_compose! {
         target in "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?",
         entry in any::<bool>(),
         common in blocks().prop_filter("whole", is_whole),
+        coexistence in prop_oneof![3 => Just(Coexistence::Refuse), 1 => Just(Coexistence::Merge)],
         mode in prop_oneof![8 => Just(Mode::Enforce), 1 => Just(Mode::Observe), 1 => Just(Mode::Suspend)],
         ports in prop_oneof![2 => Just(Vec::new()), 1 => collection::vec(blocks(), 1..PORTS.len())],
     ) -> ResilienceSpec {
@@ -192,7 +193,7 @@ prop_compose! {
         });
         let Blocks { limits, ejection, timeouts, retries } = common;
         let ports = ports.collect();
-        ResilienceSpec { target_refs: vec![target], mode, limits, ejection, timeouts, retries, ports }
+        ResilienceSpec { target_refs: vec![target], mode, coexistence, limits, ejection, timeouts, retries, ports }
     }
 }
 

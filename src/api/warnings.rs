@@ -78,11 +78,17 @@ pub enum Code {
     /// The installed Istio has no such field; left out, since its value is what holds without it.
     #[serde(rename = "RES060")]
     FieldNotKnown,
+    /// The DestinationRule that holds our blocks has subsets: each counts for itself.
+    #[serde(rename = "RES061")]
+    SubsetsCountApart,
+    /// Another VirtualService sends the host's calls to other hosts: a rule for this one is never asked.
+    #[serde(rename = "RES062")]
+    RoutedToOthers,
 }
 
 impl Code {
     /// All codes, in order.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::PerClientLimitsServer,
         Self::PerClientLimitsEject,
         Self::ConnectionsQueue,
@@ -106,6 +112,8 @@ impl Code {
         Self::CallersWithoutSidecar,
         Self::AmbientWithoutWaypoint,
         Self::FieldNotKnown,
+        Self::SubsetsCountApart,
+        Self::RoutedToOthers,
     ];
 
     /// The code as it stands in status, on the command line and in the name of its page.
@@ -135,6 +143,8 @@ impl Code {
             Self::CallersWithoutSidecar => "RES050",
             Self::AmbientWithoutWaypoint => "RES051",
             Self::FieldNotKnown => "RES060",
+            Self::SubsetsCountApart => "RES061",
+            Self::RoutedToOthers => "RES062",
         }
     }
 }

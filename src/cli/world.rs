@@ -16,7 +16,7 @@ use crate::{
         schema::{self, Violation},
     },
     controller::{cache::Entry, world as live},
-    istio::{Existing, Kind, Knows},
+    istio::{Existing, Kind, Knows, SHARED_BLOCKS},
     names,
     observed::{Endpoints, Membership, Observed, Rival, ServiceView, Target, WAYPOINT, count_endpoints},
     report::as_applied,
@@ -196,7 +196,9 @@ impl World {
             let mut rule = rule.clone();
             if let Some(there) = cache.get(&rule.namespace, &rule.name) {
                 let labels = there.view.labels.clone().into_iter().chain(rule.labels);
-                rule = Existing { labels: labels.collect(), spec: rule.spec, ..there.view.clone() };
+                let mut spec = rule.spec;
+                keep_shared(&there.view, &mut spec);
+                rule = Existing { labels: labels.collect(), spec, ..there.view.clone() };
             }
             let (namespace, name) = (rule.namespace.clone(), rule.name.clone());
             let uid = rule.uid.clone().unwrap_or_default();
@@ -236,6 +238,20 @@ impl World {
                 vec![Violation::new("spec.targetRefs[0]", message)]
             }
         })
+    }
+}
+
+/// An apply of its owner's file leaves our blocks in a co-owned object, as far as the file has none.
+fn keep_shared(there: &Existing, spec: &mut Value) {
+    if there.co_owner_uid().is_none() || !spec.is_object() {
+        return;
+    }
+    for block in SHARED_BLOCKS {
+        if let Some(ours) = there.spec.pointer(&format!("/trafficPolicy/{block}"))
+            && spec["trafficPolicy"].get(block).is_none()
+        {
+            spec["trafficPolicy"][block] = ours.clone();
+        }
     }
 }
 

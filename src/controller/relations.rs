@@ -58,6 +58,8 @@ pub fn of_istio(delta: &Delta<Existing>, world: &World, cluster_domain: &str) ->
         let object = &side.view;
         let owners = object.owners.iter().filter(|owner| is_policy(owner));
         names.extend(owners.map(|owner| owner.name.clone()));
+        // No reference leads from there to a policy that is gone.
+        names.extend(object.co_owner.clone().filter(|_| object.co_owner_uid().is_some()));
         let concerned = policies.iter().filter(|policy| {
             let target = policy.view.target();
             let name = target.map(names::generated_name);
@@ -201,6 +203,22 @@ mod tests {
         ]});
         let delta = world.istio(Kind::DestinationRule).put(rule("any", "elsewhere.example", &owner)).unwrap();
         assert_eq!(sorted(of_istio(&delta, &world, DOMAIN)), ["gone"]);
+    }
+
+    #[test]
+    fn a_shared_rule_calls_the_policy_that_has_blocks_in_it_even_if_that_is_gone() {
+        let world = world();
+        let marks = |name: &str| {
+            json!({
+                "labels": {names::LABEL_CO_OWNER_UID: format!("uid-{name}")},
+                "annotations": {names::ANNOTATION_CO_OWNER: name},
+            })
+        };
+        let rules = world.istio(Kind::DestinationRule);
+        let shared = rules.put(rule("any", "elsewhere.example", &marks("c"))).unwrap();
+        assert_eq!(sorted(of_istio(&shared, &world, DOMAIN)), ["c"]);
+        let forgotten = rules.put(rule("other-one", "elsewhere.example", &marks("gone"))).unwrap();
+        assert_eq!(sorted(of_istio(&forgotten, &world, DOMAIN)), ["gone"]);
     }
 
     #[test]

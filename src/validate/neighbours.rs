@@ -73,10 +73,12 @@ pub(super) fn look(
         let whole = format!("{} {}/{}", other.kind, other.namespace, other.name);
         let for_host = other.is_for(host, &settings.cluster_domain);
         match other.kind {
+            // One of them holds our blocks, and none of ours stands beside it.
+            Kind::DestinationRule if valid.merge.is_some() => {}
             Kind::DestinationRule if for_host && !other.has_workload_selector() => {
                 // One that is there for its subsets is merged with ours, whichever is older (claims R1.3b,
                 // R1.3c), unless it is exported elsewhere (R1.4): ours has no `exportTo`.
-                if !other.has_traffic_policy() && other.export_to().is_empty() && other.name != name {
+                if !other.has_policy_of_others() && other.export_to().is_empty() && other.name != name {
                     continue;
                 }
                 let our_rule = ours.iter().find(|object| object.kind == Kind::DestinationRule && object.name == name);
@@ -118,8 +120,16 @@ pub(crate) fn is_ours(object: &Existing, owner: &Owner) -> bool {
     }
 }
 
+/// Whether blocks of this policy stand in an object that is not ours.
+pub(crate) fn is_co_owned(object: &Existing, owner: &Owner) -> bool {
+    match &owner.uid {
+        Some(uid) => object.co_owner_uid() == Some(uid),
+        None => object.co_owner.as_ref() == Some(&owner.name),
+    }
+}
+
 /// Which of two rules for one host counts: the older, then the first by name (measured M3).
-fn first(one: &Existing, other: &Existing) -> bool {
+pub(super) fn first(one: &Existing, other: &Existing) -> bool {
     by_age(one.created, &one.name) < by_age(other.created, &other.name)
 }
 

@@ -7,8 +7,10 @@ mod ejection;
 mod limits;
 mod mesh;
 mod retries;
+mod sharing;
 
 use super::{
+    Settings,
     neighbours::Neighbours,
     valid::{Policy, Valid},
 };
@@ -24,6 +26,7 @@ pub(super) fn warnings(
     service: Option<&ServiceView>,
     observed: &Observed,
     neighbours: &Neighbours,
+    settings: &Settings,
 ) -> Vec<Warning> {
     let mut all = Warnings::default();
     for group in groups(spec, valid, service) {
@@ -33,6 +36,7 @@ pub(super) fn warnings(
         retries::warn(&here, &mut all);
     }
     mesh::warn(valid, service, observed, neighbours, &mut all);
+    sharing::warn(valid, observed, settings, &mut all);
     all.said.sort_by_key(|said| said.code);
     all.said.into_iter().map(Said::warning).collect()
 }
