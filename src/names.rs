@@ -41,6 +41,9 @@ pub const ISTIO_GROUP: &str = "networking.istio.io";
 
 /// The domain that Kubernetes clusters use unless told otherwise.
 pub const DEFAULT_CLUSTER_DOMAIN: &str = "cluster.local";
+/// The namespace whose Istio objects concern every client, unless the mesh is told otherwise
+/// (`meshConfig.rootNamespace`).
+pub const DEFAULT_ROOT_NAMESPACE: &str = "istio-system";
 
 /// Fully qualified host of a Service. Istio reads a dotted short name (`svc.ns`) as a host of its
 /// own that matches nothing (istio `pilot/pkg/model/config.go`, `ResolveShortnameToFQDN`).

@@ -33,11 +33,16 @@ pub use valid::{Budget, Owner, Policy, ResolvedEjection, ResolvedRetries, Valid}
 pub struct Settings {
     /// The cluster's domain; a wrong one makes every generated rule silently dead.
     pub cluster_domain: String,
+    /// Istio's root namespace; with a wrong one, rules that concern every client are overlooked.
+    pub root_namespace: String,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { cluster_domain: names::DEFAULT_CLUSTER_DOMAIN.to_owned() }
+        Self {
+            cluster_domain: names::DEFAULT_CLUSTER_DOMAIN.to_owned(),
+            root_namespace: names::DEFAULT_ROOT_NAMESPACE.to_owned(),
+        }
     }
 }
 

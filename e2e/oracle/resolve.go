@@ -133,7 +133,8 @@ func routes(
 ) ([]string, error) {
 	// A sniffed port has a listener for each service, and routes by its name.
 	name := strconv.Itoa(port.Port)
-	if port.Protocol.IsUnsupported() {
+	sniffed := port.Protocol.IsUnsupported()
+	if sniffed {
 		name = fmt.Sprintf("%s:%d", service.Hostname, port.Port)
 	}
 	resources, _ := generator.BuildHTTPRoutes(proxy, &model.PushRequest{Push: push, Forced: true}, []string{name})
@@ -144,7 +145,8 @@ func routes(
 			return nil, err
 		}
 		for _, virtual := range table.VirtualHosts {
-			if !slices.Contains(virtual.Domains, string(service.Hostname)) {
+			// A listener of one service alone has routes for whatever it is called.
+			if !sniffed && !slices.Contains(virtual.Domains, string(service.Hostname)) {
 				continue
 			}
 			for _, one := range virtual.Routes {

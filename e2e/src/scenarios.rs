@@ -66,6 +66,7 @@ pub const ON_THE_LAB: &[Scenario] = &[
         name: "ten_thousand_nearly_legal_istio_objects_get_istios_verdict_from_our_rules",
         run: judged::near_legal_objects,
     },
+    Scenario { name: "five_thousand_neighbourhoods_get_istios_answer_from_us", run: judged::neighbourhoods },
     Scenario { name: "each_istio_takes_what_we_render_for_it", run: versions::each_istio_takes_what_we_render_for_it },
 ];
 

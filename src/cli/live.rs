@@ -57,6 +57,9 @@ pub struct Connection {
     /// The cluster's domain; a wrong one makes every rule silently dead.
     #[arg(long, default_value = names::DEFAULT_CLUSTER_DOMAIN, value_parser = dns_name)]
     cluster_domain: String,
+    /// Istio's root namespace (meshConfig.rootNamespace), whose rules concern every client.
+    #[arg(long, default_value = names::DEFAULT_ROOT_NAMESPACE, value_parser = dns_label)]
+    istio_root_namespace: String,
 }
 
 /// The cluster that was chosen.
@@ -93,7 +96,8 @@ impl Connection {
         };
         let address = config.cluster_url.to_string();
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        let settings = Settings { cluster_domain: self.cluster_domain.clone() };
+        let settings =
+            Settings { cluster_domain: self.cluster_domain.clone(), root_namespace: self.istio_root_namespace.clone() };
         Ok(Chosen { reader: Reader::new(client::to(config)?, &address), namespace, settings })
     }
 }

@@ -112,11 +112,14 @@ pub struct Files {
     /// The cluster's domain; a wrong one makes every rule silently dead.
     #[arg(long, default_value = names::DEFAULT_CLUSTER_DOMAIN, value_parser = dns_name)]
     cluster_domain: String,
+    /// Istio's root namespace (meshConfig.rootNamespace), whose rules concern every client.
+    #[arg(long, default_value = names::DEFAULT_ROOT_NAMESPACE, value_parser = dns_label)]
+    istio_root_namespace: String,
 }
 
 impl Files {
     fn settings(&self) -> Settings {
-        Settings { cluster_domain: self.cluster_domain.clone() }
+        Settings { cluster_domain: self.cluster_domain.clone(), root_namespace: self.istio_root_namespace.clone() }
     }
 
     /// Reads all of them.

@@ -100,6 +100,8 @@ pub const NEEDED: [Needed; 4] = [
 pub struct Options {
     /// The cluster's domain.
     pub cluster_domain: String,
+    /// Istio's root namespace.
+    pub root_namespace: String,
     /// Namespaces to work in; empty: all.
     pub namespaces: Vec<String>,
     /// Policies under work at a time; at least 1.
@@ -118,6 +120,7 @@ impl From<Settings> for Options {
     fn from(settings: Settings) -> Self {
         Self {
             cluster_domain: settings.cluster_domain,
+            root_namespace: settings.istio_root_namespace,
             namespaces: settings.namespaces,
             concurrency: settings.concurrency,
             resync: settings.resync,
@@ -164,7 +167,10 @@ impl Shared {
                     deleted: Box::new(deleted),
                 },
                 recorder: Recorder::new(client.clone(), Reporter::from(names::OPERATOR)),
-                settings: validate::Settings { cluster_domain: options.cluster_domain.clone() },
+                settings: validate::Settings {
+                    cluster_domain: options.cluster_domain.clone(),
+                    root_namespace: options.root_namespace.clone(),
+                },
             },
             keys,
             retries: Retries::new(options.resync),

@@ -11,6 +11,7 @@ mod fields;
 mod handler;
 mod hosts;
 mod knows;
+pub mod neighbourhood;
 mod ports;
 mod rules;
 mod written;

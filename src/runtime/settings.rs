@@ -31,6 +31,10 @@ pub struct Flags {
     /// The cluster's domain; a wrong one makes every generated rule silently dead [default: cluster.local].
     #[arg(long, env = "RESILIENCE_CLUSTER_DOMAIN", value_name = "DOMAIN")]
     pub cluster_domain: Option<String>,
+    /// Istio's root namespace (meshConfig.rootNamespace), whose rules concern every client
+    /// [default: istio-system].
+    #[arg(long, env = "RESILIENCE_ISTIO_ROOT_NAMESPACE", value_name = "NAMESPACE")]
+    pub istio_root_namespace: Option<String>,
     /// Namespaces to work in, separated by commas [default: all].
     #[arg(long, env = "RESILIENCE_NAMESPACES", value_delimiter = ',', value_name = "NAMESPACE")]
     pub namespaces: Option<Vec<String>>,
@@ -60,6 +64,7 @@ pub struct Flags {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct File {
     cluster_domain: Option<String>,
+    istio_root_namespace: Option<String>,
     namespaces: Option<Vec<String>>,
     concurrency: Option<u16>,
     #[serde(default, with = "humantime_serde")]
@@ -75,6 +80,8 @@ struct File {
 pub struct Settings {
     /// The cluster's domain.
     pub cluster_domain: String,
+    /// Istio's root namespace; with a wrong one, rules that concern every client are overlooked.
+    pub istio_root_namespace: String,
     /// Namespaces to work in; empty: all.
     pub namespaces: Vec<String>,
     /// Policies under work at a time. More than 16 only made each wait longer where it was measured.
@@ -95,6 +102,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             cluster_domain: names::DEFAULT_CLUSTER_DOMAIN.to_owned(),
+            istio_root_namespace: names::DEFAULT_ROOT_NAMESPACE.to_owned(),
             namespaces: Vec::new(),
             concurrency: 16,
             resync: Duration::from_hours(1),
@@ -125,6 +133,7 @@ impl Settings {
         let Flags {
             config: _,
             cluster_domain,
+            istio_root_namespace,
             namespaces,
             concurrency,
             resync,
@@ -135,6 +144,9 @@ impl Settings {
         } = flags;
         let settings = Self {
             cluster_domain: cluster_domain.or(file.cluster_domain).unwrap_or(default.cluster_domain),
+            istio_root_namespace: istio_root_namespace
+                .or(file.istio_root_namespace)
+                .unwrap_or(default.istio_root_namespace),
             namespaces: namespaces.or(file.namespaces).unwrap_or(default.namespaces),
             concurrency: concurrency.or(file.concurrency).unwrap_or(default.concurrency),
             resync: resync.or(file.resync).unwrap_or(default.resync),
@@ -156,6 +168,11 @@ impl Settings {
         }
         let domain = &self.cluster_domain;
         ensure!(is_dns(domain), "clusterDomain: {domain:?} is no domain; most clusters have cluster.local");
+        let root = &self.istio_root_namespace;
+        ensure!(
+            is_dns(root) && !root.contains('.'),
+            "istioRootNamespace: {root:?} is no namespace's name; most meshes have istio-system"
+        );
         let istiod = &self.istiod_address;
         let is_address =
             istiod.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok());
@@ -206,12 +223,14 @@ mod tests {
 
     #[test]
     fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
-        let (_file, mut flags) = file("{concurrency: 4, resync: 2h 30m, clusterDomain: corp.example}");
+        let (_file, mut flags) =
+            file("{concurrency: 4, resync: 2h 30m, clusterDomain: corp.example, istioRootNamespace: mesh}");
         flags.concurrency = Some(2);
         let settings = Settings::load(flags).unwrap();
         assert_eq!(settings.concurrency, 2);
         assert_eq!(settings.resync, Duration::from_mins(150));
         assert_eq!(settings.cluster_domain, "corp.example");
+        assert_eq!(settings.istio_root_namespace, "mesh");
         assert_eq!(settings.admin_address, Settings::default().admin_address);
     }
 
@@ -230,6 +249,8 @@ mod tests {
             "resync: 5",
             "clusterDomain: ''",
             "clusterDomain: .local",
+            "istioRootNamespace: ''",
+            "istioRootNamespace: a.b",
             "namespaces: [a.b]",
             "logFormat: xml",
             "istiodAddress: istiod",

@@ -16,16 +16,25 @@ const STEPS: usize = 2_000;
 ///
 /// # Panics
 /// With the smallest case found, when one fails.
-pub fn each<S: Strategy>(strategy: &S, mut judge: impl FnMut(&[S::Value]) -> Vec<Result<(), String>>) {
+pub fn each<S: Strategy>(strategy: &S, judge: impl FnMut(&[S::Value]) -> Vec<Result<(), String>>) {
+    some(COUNT, strategy, judge);
+}
+
+/// The same with so many cases.
+///
+/// # Panics
+/// With the smallest case found, when one fails.
+pub fn some<S: Strategy>(count: usize, strategy: &S, mut judge: impl FnMut(&[S::Value]) -> Vec<Result<(), String>>) {
     let seed = seed();
     println!("JUDGED_SEED={seed} draws these cases again");
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
-    for first in (0..COUNT).step_by(BATCH) {
-        let mut trees: Vec<S::Tree> =
-            (0..BATCH).map(|_| strategy.new_tree(&mut runner).expect("a case can be drawn")).collect();
+    for first in (0..count).step_by(BATCH) {
+        let mut trees: Vec<S::Tree> = (first..count.min(first + BATCH))
+            .map(|_| strategy.new_tree(&mut runner).expect("a case can be drawn"))
+            .collect();
         let cases: Vec<S::Value> = trees.iter().map(ValueTree::current).collect();
         let verdicts = judge(&cases);
         assert_eq!(verdicts.len(), cases.len(), "a verdict for each case");

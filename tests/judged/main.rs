@@ -19,9 +19,11 @@ mod legal;
 #[path = "../../e2e/src/oracle/lines.rs"]
 mod lines;
 mod mutate;
+mod neighbourhoods;
 mod objects;
 mod policies;
 mod resolve;
+mod worlds;
 
 use std::path::PathBuf;
 

@@ -33,7 +33,8 @@ fn holds(checkout: &Checkout, name: &str) -> Result<()> {
     let ran = finished.stdout.lines().any(|line| line.starts_with("test result: ok.") && !line.contains(" 0 passed"));
     ensure!(ran, "no test of tests/judged is called {name}: {}", tail(&finished.all(), 5));
     // How many of what was judged is part of what is shown.
-    for line in finished.stdout.lines().filter(|line| line.contains("JUDGED_SEED") || line.starts_with("10000 ")) {
+    let counts = |line: &&str| line.contains("JUDGED_SEED") || line.starts_with(|first: char| first.is_ascii_digit());
+    for line in finished.stdout.lines().filter(counts) {
         eprintln!("            {line}");
     }
     Ok(())
@@ -82,6 +83,14 @@ pub fn near_legal_policies(checkout: &Checkout) -> Result<()> {
 /// With the smallest object on which they differ.
 pub fn near_legal_objects(checkout: &Checkout) -> Result<()> {
     holds(checkout, "ten_thousand_nearly_legal_istio_objects_get_istios_verdict_from_our_rules")
+}
+
+/// What we say that a client gets is what istiod would send it.
+///
+/// # Errors
+/// With the smallest neighbourhood on which they differ.
+pub fn neighbourhoods(checkout: &Checkout) -> Result<()> {
+    holds(checkout, "neighbourhoods::")
 }
 
 /// The oracle refuses what a cluster refused, by the same layer.
