@@ -19,6 +19,7 @@ mod installed;
 mod legal;
 mod live;
 mod load;
+mod merge;
 mod neighbours;
 mod output;
 mod properties;

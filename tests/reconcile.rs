@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fake::{Fake, Fault};
 
-const DR: &str = "destinationrules";
-const VS: &str = "virtualservices";
-const POLICIES: &str = "resiliences";
+pub const DR: &str = "destinationrules";
+pub const VS: &str = "virtualservices";
+pub const POLICIES: &str = "resiliences";
 
 pub struct Operator {
     pub metrics: Arc<Metrics>,
@@ -121,7 +121,7 @@ pub async fn settle(fake: &Fake) {
     until_programmed(fake, &name).await;
 }
 
-fn writes_but_markers(fake: &Fake) -> Vec<String> {
+pub fn writes_but_markers(fake: &Fake) -> Vec<String> {
     fake.writes().into_iter().filter(|write| !write.contains("marker-")).collect()
 }
 

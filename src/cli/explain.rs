@@ -10,7 +10,7 @@ use super::{
     output::{Output, columns, count},
 };
 use crate::{
-    api::{Resilience, ResilienceSpec, TargetKind, TargetRef},
+    api::{Ownership, Resilience, ResilienceSpec, TargetKind, TargetRef},
     controller::world::Policy,
     names,
     observed::Observed,
@@ -450,7 +450,11 @@ fn generated(page: &Page, paint: Paint) -> String {
             State::Unwanted => (Tone::Error, "should not be there"),
             State::Left => (Tone::Warning, "of the last version that was accepted"),
         };
-        let _ = writeln!(text, "  {} {}: {}", object.kind, object.name, paint.word(tone, words));
+        let shared = match object.ownership {
+            Ownership::Created => "",
+            Ownership::CoOwned => ", our blocks in it",
+        };
+        let _ = writeln!(text, "  {} {}{shared}: {}", object.kind, object.name, paint.word(tone, words));
         for change in &object.changes {
             let (have, want) = (short(change.before.as_ref()), short(change.after.as_ref()));
             let _ = writeln!(text, "    {}: {have}, should be {want} ({})", change.path, change.reason);

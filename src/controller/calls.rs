@@ -21,6 +21,10 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 /// The metric label of what is written to the object of a policy itself.
 const STATUS: &str = "ResilienceStatus";
 
+/// The cause that the API server gives for each field of an apply that somebody else has (apimachinery
+/// `pkg/apis/meta/v1/types.go`, `CauseTypeFieldManagerConflict`).
+const FIELD_MANAGER_CONFLICT: &str = "FieldManagerConflict";
+
 /// A resource version that no object has ever had; see [`Calls::create`].
 const NEVER: &str = "1";
 
@@ -63,6 +67,8 @@ pub enum Verdict {
     Refused,
     /// It has a field that the CRD does not declare, because another Istio is installed than was thought.
     Undeclared,
+    /// Somebody else has a field with another value, and we force nothing.
+    Contested,
     /// It is not the object any more that the decision was about.
     Changed,
     /// It, its namespace or its kind is not there.
@@ -81,10 +87,22 @@ impl CallError {
             Cause::Timeout(_) | Cause::Transport(_) => Verdict::Unavailable,
         }
     }
+
+    /// Fields of an apply that somebody else has, each with who.
+    pub fn contested(&self) -> Vec<String> {
+        let Cause::Answer(status) = &self.cause else { return Vec::new() };
+        let causes = status.details.iter().flat_map(|details| &details.causes);
+        let conflicts = causes.filter(|cause| cause.reason == FIELD_MANAGER_CONFLICT);
+        conflicts.map(|cause| format!("{}: {}", cause.field.trim_start_matches('.'), cause.message)).collect()
+    }
 }
 
 fn verdict(status: &kube::core::Status) -> Verdict {
-    let about_identity = status.details.iter().flat_map(|details| &details.causes).any(|cause| {
+    let causes = || status.details.iter().flat_map(|details| &details.causes);
+    if status.code == 409 && causes().any(|cause| cause.reason == FIELD_MANAGER_CONFLICT) {
+        return Verdict::Contested;
+    }
+    let about_identity = causes().any(|cause| {
         // Not the spec is wrong but the object another one than was meant.
         cause.field == "metadata.uid"
     });
@@ -100,6 +118,15 @@ fn verdict(status: &kube::core::Status) -> Verdict {
         500 if status.message.contains("field not declared in schema") => Verdict::Undeclared,
         _ => Verdict::Unavailable,
     }
+}
+
+/// Whether an apply takes fields from whoever has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Force {
+    /// From an object that is ours.
+    Always,
+    /// In one of somebody else.
+    Never,
 }
 
 /// How an object is called in errors and logs.
@@ -145,12 +172,44 @@ impl Calls {
     /// that no object can have. Where there is an object, it is a conflict; where there is none, the
     /// API server has nothing to compare it with and creates (tried on Kubernetes 1.36: 201, then 409).
     pub async fn create(&self, namespace: &str, object: &DesiredObject) -> Result<DynamicObject, CallError> {
-        self.apply("create", namespace, object, "resourceVersion", NEVER).await
+        self.apply("create", namespace, object, "resourceVersion", NEVER, Force::Always).await
     }
 
     /// Changes the object with that uid to what is desired, and no successor of it.
     pub async fn update(&self, namespace: &str, object: &DesiredObject, uid: &str) -> Result<DynamicObject, CallError> {
-        self.apply("update", namespace, object, "uid", uid).await
+        self.apply("update", namespace, object, "uid", uid, Force::Always).await
+    }
+
+    /// Puts our blocks into the object with that uid, which is somebody else's, and takes out those that are
+    /// not among them any more. Fails as contested where somebody else has another value.
+    pub async fn merge(&self, namespace: &str, object: &DesiredObject, uid: &str) -> Result<DynamicObject, CallError> {
+        self.apply("merge", namespace, object, "uid", uid, Force::Never).await
+    }
+
+    /// Takes all that is ours out of an object of somebody else, as it was seen at `version`: an apply that
+    /// names nothing. Since then, another policy may have put its blocks there under our name.
+    pub async fn give_back(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        version: Option<u128>,
+    ) -> Result<DynamicObject, CallError> {
+        let mut body = json!({
+            "apiVersion": names::ISTIO_API_VERSION,
+            "kind": kind.as_str(),
+            "metadata": {"name": name, "namespace": namespace, "uid": uid},
+        });
+        if let (Some(version), Some(Value::Object(metadata))) = (version, body.get_mut("metadata")) {
+            metadata.insert("resourceVersion".to_owned(), version.to_string().into());
+        }
+        let how = PatchParams::apply(names::FIELD_MANAGER).validation_strict();
+        let api = self.istio(kind, namespace);
+        let patch = Patch::Apply(&body);
+        let answer = self.within("give back", called(kind, namespace, name), api.patch(name, &how, &patch)).await?;
+        self.metrics.wrote(kind.as_str(), "give-back");
+        Ok(answer)
     }
 
     async fn apply(
@@ -160,12 +219,17 @@ impl Calls {
         object: &DesiredObject,
         key: &str,
         value: &str,
+        force: Force,
     ) -> Result<DynamicObject, CallError> {
         let mut body = object.json.clone();
         if let Some(Value::Object(metadata)) = body.get_mut("metadata") {
             metadata.insert(key.to_owned(), value.into());
         }
-        let how = PatchParams::apply(names::FIELD_MANAGER).force().validation_strict();
+        let how = PatchParams::apply(names::FIELD_MANAGER).validation_strict();
+        let how = match force {
+            Force::Always => how.force(),
+            Force::Never => how,
+        };
         let api = self.istio(object.kind, namespace);
         let patch = Patch::Apply(&body);
         let call = api.patch(&object.name, &how, &patch);
@@ -174,23 +238,28 @@ impl Calls {
         Ok(answer)
     }
 
-    /// Takes away fields that others own, from the version that was read.
-    pub async fn strip(&self, kind: Kind, seen: &DynamicObject, mut patch: Value) -> Result<DynamicObject, CallError> {
-        let (namespace, name) =
-            (seen.metadata.namespace.clone().unwrap_or_default(), seen.metadata.name.clone().unwrap_or_default());
-        if let (Value::Object(patch), Some(version)) = (&mut patch, &seen.metadata.resource_version) {
+    /// Takes away fields of the object with that name, from the version that was read.
+    pub async fn strip(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        version: Option<&str>,
+        mut patch: Value,
+    ) -> Result<DynamicObject, CallError> {
+        if let (Value::Object(patch), Some(version)) = (&mut patch, version) {
             let metadata = patch.entry("metadata").or_insert_with(|| json!({}));
             if let Value::Object(metadata) = metadata {
-                metadata.insert("resourceVersion".to_owned(), version.clone().into());
+                metadata.insert("resourceVersion".to_owned(), version.into());
             }
         }
         let how = PatchParams {
             field_manager: Some(names::FIELD_MANAGER.to_owned()),
             ..PatchParams::default().validation_strict()
         };
-        let api = self.istio(kind, &namespace);
+        let api = self.istio(kind, namespace);
         let patch = Patch::Merge(&patch);
-        let answer = self.within("strip", called(kind, &namespace, &name), api.patch(&name, &how, &patch)).await?;
+        let answer = self.within("strip", called(kind, namespace, name), api.patch(name, &how, &patch)).await?;
         self.metrics.wrote(kind.as_str(), "strip");
         Ok(answer)
     }
@@ -308,6 +377,21 @@ mod tests {
         for (code, message, expected) in rows {
             assert_eq!(verdict(&answer(code, message)), expected, "{code} {message}");
         }
+    }
+
+    #[test]
+    fn a_field_that_somebody_else_has_is_told_from_an_object_that_changed() {
+        let cause = json!({
+            "reason": "FieldManagerConflict",
+            "message": "conflict with \"kubectl\" using networking.istio.io/v1",
+            "field": ".spec.trafficPolicy.connectionPool.tcp.maxConnections",
+        });
+        let details = serde_json::from_value(json!({"causes": [cause]})).unwrap();
+        let status = Status { details, ..answer(409, "Apply failed with 1 conflict") };
+        assert_eq!(verdict(&status), Verdict::Contested);
+        let error = CallError { verb: "merge", object: String::new(), cause: Cause::Answer(Box::new(status)) };
+        let told = "spec.trafficPolicy.connectionPool.tcp.maxConnections: conflict with \"kubectl\" using networking.istio.io/v1";
+        assert_eq!(error.contested(), [told]);
     }
 
     #[test]

@@ -49,7 +49,10 @@ fn event(before: Option<&ResilienceStatus>, outcome: &Outcome) -> Option<Event> 
         Outcome::Waiting(_) => (EventType::Normal, ACCEPTED, &[][..]),
         Outcome::Observing(..) | Outcome::Suspended(..) => (EventType::Normal, PROGRAMMED, &[][..]),
         Outcome::Programmed(_, applied) => (EventType::Normal, PROGRAMMED, applied.writes.as_slice()),
-        Outcome::Refused(..) | Outcome::Failed(..) => (EventType::Warning, PROGRAMMED, &[][..]),
+        Outcome::ForeignFields(_, applied, _) => (EventType::Warning, PROGRAMMED, applied.writes.as_slice()),
+        Outcome::Refused(..) | Outcome::Failed(..) | Outcome::FieldConflict(..) => {
+            (EventType::Warning, PROGRAMMED, &[][..])
+        }
     };
     let message = outcome.message();
     let said = before.is_some_and(|status| {

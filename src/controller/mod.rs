@@ -535,6 +535,10 @@ fn report(namespace: &str, name: &str, writes: &[String]) {
 fn log(namespace: &str, name: &str, outcome: &Outcome) {
     match outcome {
         Outcome::Programmed(_, applied) => report(namespace, name, &applied.writes),
+        Outcome::ForeignFields(_, applied, message) => {
+            report(namespace, name, &applied.writes);
+            tracing::warn!(namespace, name, outcome = outcome.name(), message);
+        }
         Outcome::Rejected(_)
         | Outcome::Unsupported(_)
         | Outcome::Conflicted(_)
@@ -544,7 +548,7 @@ fn log(namespace: &str, name: &str, outcome: &Outcome) {
         | Outcome::Suspended(..) => {
             tracing::info!(namespace, name, outcome = outcome.name(), message = outcome.message());
         }
-        Outcome::Refused(..) | Outcome::Failed(..) => {
+        Outcome::Refused(..) | Outcome::Failed(..) | Outcome::FieldConflict(..) => {
             tracing::warn!(namespace, name, outcome = outcome.name(), message = outcome.message());
         }
     }
