@@ -7,7 +7,7 @@ use resilience_operator::{
     cli::input,
     controller::{self, GATE, Options},
     names,
-    runtime::{admin::Health, metrics::Metrics},
+    runtime::{admin::Health, lease::term::Term, metrics::Metrics, writer::Writer},
 };
 use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
@@ -36,7 +36,8 @@ impl Operator {
         health.block(GATE, "not begun");
         let stop = CancellationToken::new();
         let options = Options { deadline: Duration::from_millis(300), ..options };
-        let run = controller::run(fake.client(), options, metrics.clone(), health.clone(), stop.clone());
+        let writer = Writer::through(fake.client(), Term::always());
+        let run = controller::run(fake.client(), writer, options, metrics.clone(), health.clone(), stop.clone());
         Self { metrics, health, stop, task: tokio::spawn(run) }
     }
 

@@ -5,15 +5,23 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use kube::{
-    Api, Client,
+    Api,
     api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
     core::{DeserializeGuard, PartialObjectMeta},
 };
 use serde_json::{Value, json};
-use tokio::time::timeout;
 
 use super::world::istio_resource;
-use crate::{api::Resilience, istio::Kind, names, runtime::metrics::Metrics, translate::DesiredObject};
+use crate::{
+    api::Resilience,
+    istio::Kind,
+    names,
+    runtime::{
+        metrics::Metrics,
+        writer::{Held, Writer},
+    },
+    translate::DesiredObject,
+};
 
 /// kube's client waits for an answer for ever.
 pub const DEADLINE: Duration = Duration::from_secs(10);
@@ -27,7 +35,7 @@ const NEVER: &str = "1";
 /// The API server, as reconciles use it.
 #[derive(Clone)]
 pub struct Calls {
-    client: Client,
+    writer: Writer,
     metrics: Arc<Metrics>,
     deadline: Duration,
 }
@@ -45,8 +53,11 @@ pub struct CallError {
 /// Why.
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
+    /// It was not made.
+    #[error("{0}")]
+    Held(#[source] Held),
     /// No answer in time. The call may have had its effect.
-    #[error("no answer from the API server within {} s", .0.as_secs())]
+    #[error("no answer from the API server within {} s", .0.as_secs_f32())]
     Timeout(Duration),
     /// The API server's answer, in its words.
     #[error("{}", .0.message)]
@@ -78,7 +89,7 @@ impl CallError {
     pub fn verdict(&self) -> Verdict {
         match &self.cause {
             Cause::Answer(status) => verdict(status),
-            Cause::Timeout(_) | Cause::Transport(_) => Verdict::Unavailable,
+            Cause::Held(_) | Cause::Timeout(_) | Cause::Transport(_) => Verdict::Unavailable,
         }
     }
 }
@@ -108,9 +119,9 @@ fn called(kind: impl fmt::Display, namespace: &str, name: &str) -> String {
 }
 
 impl Calls {
-    /// Calls through `client`.
-    pub fn new(client: Client, metrics: Arc<Metrics>, deadline: Duration) -> Self {
-        Self { client, metrics, deadline }
+    /// Calls through `writer`, none of them longer than its term.
+    pub fn new(writer: Writer, metrics: Arc<Metrics>, deadline: Duration) -> Self {
+        Self { writer, metrics, deadline }
     }
 
     async fn within<T>(
@@ -119,21 +130,24 @@ impl Calls {
         object: String,
         call: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, CallError> {
-        let cause = match timeout(self.deadline, call).await {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(kube::Error::Api(status))) => Cause::Answer(status),
-            Ok(Err(error)) => Cause::Transport(error),
-            Err(_) => Cause::Timeout(self.deadline),
+        let cause = match self.writer.allow(self.deadline) {
+            Err(held) => Cause::Held(held),
+            Ok(allowed) => match allowed.make(call).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(kube::Error::Api(status))) => Cause::Answer(status),
+                Ok(Err(error)) => Cause::Transport(error),
+                Err(_) => Cause::Timeout(allowed.left),
+            },
         };
         Err(CallError { verb, object, cause })
     }
 
     fn istio(&self, kind: Kind, namespace: &str) -> Api<DynamicObject> {
-        Api::namespaced_with(self.client.clone(), namespace, &istio_resource(kind.as_str(), kind.plural()))
+        Api::namespaced_with(self.writer.client().clone(), namespace, &istio_resource(kind.as_str(), kind.plural()))
     }
 
     fn policies(&self, namespace: &str) -> Api<Resilience> {
-        Api::namespaced(self.client.clone(), namespace)
+        Api::namespaced(self.writer.client().clone(), namespace)
     }
 
     /// Creates an object, and does nothing else: if one of that name is there, fails as changed.
@@ -245,7 +259,7 @@ impl Calls {
         how: &PatchParams,
         patch: &Patch<&Value>,
     ) -> Result<Option<DeserializeGuard<Resilience>>, CallError> {
-        let api: Api<DeserializeGuard<Resilience>> = Api::namespaced(self.client.clone(), namespace);
+        let api: Api<DeserializeGuard<Resilience>> = Api::namespaced(self.writer.client().clone(), namespace);
         let called = called("the status of Resilience", namespace, name);
         match self.within("write", called, api.patch_status(name, how, patch)).await {
             Ok(answer) => {
@@ -270,7 +284,7 @@ impl Calls {
     /// The policy of that name as JSON, for one that is not of our types.
     pub async fn raw_policy(&self, namespace: &str, name: &str) -> Result<Option<DynamicObject>, CallError> {
         let resource = kube::api::ApiResource::erase::<Resilience>(&());
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
+        let api: Api<DynamicObject> = Api::namespaced_with(self.writer.client().clone(), namespace, &resource);
         self.within("read", called("Resilience", namespace, name), api.get_opt(name)).await
     }
 }

@@ -42,7 +42,6 @@ use kube::{
     core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
         controller::{self, Action, Controller},
-        events::{Recorder, Reporter},
         reflector::ObjectRef,
     },
 };
@@ -54,13 +53,14 @@ use crate::{
     api::Resilience,
     istio::{Existing, Kind},
     names,
-    runtime::{admin::Health, metrics::Metrics, settings::Settings, wait_for_crds::Needed},
+    runtime::{admin::Health, metrics::Metrics, settings::Settings, wait_for_crds::Needed, writer::Writer},
     status::Outcome,
     validate,
 };
 use apply::Hands;
 use cache::{Cache, Delta, Entry};
 use calls::{CallError, Calls, Verdict};
+use events::Events;
 use installed::Installed;
 use keys::{Key, Keys};
 use reconcile::{Context, reconcile, report_unreadable};
@@ -150,6 +150,7 @@ impl Shared {
     /// And the end of the queue from which names are taken.
     fn new(
         client: &Client,
+        writer: &Writer,
         options: &Options,
         metrics: &Arc<Metrics>,
     ) -> (Arc<Self>, UnboundedReceiver<ObjectRef<Key>>) {
@@ -162,11 +163,11 @@ impl Shared {
         let shared = Arc::new(Self {
             context: Context {
                 hands: Hands {
-                    calls: Calls::new(client.clone(), metrics.clone(), options.deadline),
+                    calls: Calls::new(writer.clone(), metrics.clone(), options.deadline),
                     world: world.clone(),
                     deleted: Box::new(deleted),
                 },
-                recorder: Recorder::new(client.clone(), Reporter::from(names::OPERATOR)),
+                events: Events::new(writer.clone()),
                 settings: validate::Settings {
                     cluster_domain: options.cluster_domain.clone(),
                     root_namespace: options.root_namespace.clone(),
@@ -179,6 +180,19 @@ impl Shared {
         });
         metrics.tally_with(move || world.tally());
         (shared, requests)
+    }
+
+    /// Begins to work. Before, no name was noted: a replica that stands by for months would collect
+    /// them all. So looks at every policy now, and at whatever an Istio object says that it is of.
+    fn take_over(&self) {
+        self.keys.open();
+        self.look_at_all();
+        let (world, domain) = (&self.context.hands.world, &self.context.settings.cluster_domain);
+        for entry in Kind::ALL.into_iter().flat_map(|kind| world.istio(kind).all()) {
+            let (namespace, name) = (entry.namespace.clone(), entry.name.clone());
+            let delta = Delta { namespace, name, before: None, after: Some(entry) };
+            self.keys.look_at_all(world, &delta.namespace, &relations::of_istio(&delta, world, domain));
+        }
     }
 
     /// Looks at every policy.
@@ -198,18 +212,20 @@ impl Shared {
 }
 
 /// Runs until `stop`, and then until the reconciles under way have ended, for ten seconds at most.
+/// Watches from the beginning; works, and so writes, from when the term of `writer` has begun.
 ///
 /// # Errors
 /// If a watch ended, which it never should: from then on, decisions would rest on old news.
 pub async fn run(
     client: Client,
+    writer: Writer,
     options: Options,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     health.block(GATE, "not everything has been listed yet");
-    let (shared, requests) = Shared::new(&client, &options, &metrics);
+    let (shared, requests) = Shared::new(&client, &writer, &options, &metrics);
     let listed = Arc::new(Listed::default());
     let watches = Wiring { client, shared: shared.clone(), listed: listed.clone() }.watches(&options.namespaces);
     let number = u32::try_from(watches.len()).unwrap_or(u32::MAX);
@@ -218,9 +234,12 @@ pub async fn run(
     // own would seem not to be there yet.
     let begin = async {
         listed.all(number).await;
-        tracing::info!("everything is listed, beginning");
-        shared.keys.open();
+        tracing::info!("everything is listed");
         health.open(GATE);
+        writer.term().stand();
+        writer.term().begun().await;
+        tracing::info!("beginning");
+        shared.take_over();
         std::future::pending::<()>().await;
     };
     let mut controller = Controller::for_stream(stream::empty(), shared.keys.store())
@@ -236,7 +255,11 @@ pub async fn run(
         _ = watches.join_next() => anyhow::bail!("a watch ended; starting anew is the way back to a whole view"),
         () = stop.cancelled() => {}
     }
-    if timeout(DRAIN, controller).await.is_err() {
+    // What was never begun need not end; kube's controller would wait for its begin.
+    if !shared.keys.is_open() || timeout(DRAIN, controller).await.is_ok() {
+        writer.term().resign();
+    } else {
+        // Not resigned: what is under way may still be carried out, so the lease has to run out.
         tracing::warn!("reconciles were still under way after {} s; the next start finishes them", DRAIN.as_secs());
     }
     Ok(())

@@ -47,6 +47,9 @@ pub struct Metrics {
     policies: Family<ByCondition, Gauge>,
     panics: Counter<u64, AtomicU64>,
     missing_fields: Gauge,
+    leader: Gauge,
+    lease_seconds: Histogram,
+    lease_failures: Counter,
     tally: OnceLock<Box<dyn Fn() -> Tally + Send + Sync>>,
 }
 
@@ -77,6 +80,16 @@ impl Default for Metrics {
         let missing_fields = Gauge::default();
         let help = "Fields that the operator may write and the installed Istio does not have";
         registry.register("istio_missing_fields", help, missing_fields.clone());
+        let leader = Gauge::default();
+        registry.register("leader", "1 if this replica leads, and so writes; 0 if it stands by", leader.clone());
+        let lease_seconds = Histogram::new(BUCKETS);
+        registry.register(
+            "lease_seconds",
+            "How long the API server took for a renewal of the lease",
+            lease_seconds.clone(),
+        );
+        let lease_failures = Counter::default();
+        registry.register("lease_failures", "Calls about the lease that failed", lease_failures.clone());
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "What is running", build);
         Self {
@@ -88,6 +101,9 @@ impl Default for Metrics {
             policies,
             panics,
             missing_fields,
+            leader,
+            lease_seconds,
+            lease_failures,
             tally: OnceLock::new(),
         }
     }
@@ -118,6 +134,21 @@ impl Metrics {
     /// So many fields are missing in what is installed.
     pub fn missing(&self, fields: usize) {
         self.missing_fields.set(i64::try_from(fields).unwrap_or(i64::MAX));
+    }
+
+    /// Whether this replica leads.
+    pub fn leads(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
+    }
+
+    /// The lease was taken or renewed.
+    pub fn lease_renewed(&self, took: Duration) {
+        self.lease_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A call about the lease failed.
+    pub fn lease_failed(&self) {
+        self.lease_failures.inc();
     }
 
     /// Who counts policies; asked at each scrape, so that nothing is counted for nobody.
@@ -154,6 +185,9 @@ mod tests {
         metrics.watch_broke("Service");
         metrics.panicked();
         metrics.missing(3);
+        metrics.leads(true);
+        metrics.lease_renewed(Duration::from_millis(3));
+        metrics.lease_failed();
         metrics.tally_with(|| vec![("Ready", "True", 4)]);
         let text = metrics.encode().unwrap();
         for line in [
@@ -164,6 +198,9 @@ mod tests {
             r#"resilience_operator_policies{condition="Ready",status="True"} 4"#,
             "resilience_operator_panics_total 1",
             "resilience_operator_istio_missing_fields 3",
+            "resilience_operator_leader 1",
+            r#"resilience_operator_lease_seconds_bucket{le="0.005"} 1"#,
+            "resilience_operator_lease_failures_total 1",
             "resilience_operator_build_info{version=",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
