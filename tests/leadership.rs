@@ -139,7 +139,8 @@ async fn a_standby_is_ready_and_writes_nothing_until_the_leader_has_left() {
                 && event["note"].as_str().unwrap().ends_with(what)
         })
     };
-    until("both are told of", || told("became leader") && told("stopped leading")).await;
+    assert!(told("stopped leading"), "{:?}", fake.events());
+    until("it is told who leads", || told("became leader")).await;
 
     second.leave().await.unwrap();
     assert_eq!(holder(&fake), "");

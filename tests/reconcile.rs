@@ -321,6 +321,30 @@ async fn a_panic_is_that_of_one_policy_and_heals() {
 }
 
 #[tokio::test]
+async fn a_service_or_slice_that_cannot_be_read_stops_nobody_and_stays_as_it_was_known() {
+    let fake = fake_with(&["web"]);
+    let mut odd = service("odd");
+    odd["spec"]["ports"] = json!("none");
+    fake.put("services", odd);
+    let mut slice = json!({"metadata": {"name": "odd", "namespace": "ns"}, "addressType": "IPv4"});
+    slice["endpoints"] = json!({"of": "tomorrow"});
+    fake.put("endpointslices", slice);
+    let operator = Operator::start(&fake);
+    until_programmed(&fake, "web").await;
+    fake.patch("services", "web", &json!({"spec": {"ports": "none"}}));
+    until("it is counted", || operator.counted(r#"resilience_operator_unreadable_objects_total{kind="Service"} 2"#))
+        .await;
+    // A list without it in our types is no list without it.
+    fake.break_watches("services");
+    settle(&fake).await;
+    assert_eq!(writes_but_markers(&fake), CREATION);
+    fake.put("services", service("odd"));
+    fake.put(POLICIES, policy("odd"));
+    until_programmed(&fake, "odd").await;
+    assert!(operator.counted(r#"resilience_operator_unreadable_objects_total{kind="EndpointSlice"} 1"#));
+}
+
+#[tokio::test]
 async fn an_object_that_cannot_be_read_says_so_and_stops_nobody() {
     let fake = fake_with(&["good"]);
     let mut bad = policy("bad");

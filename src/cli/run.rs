@@ -46,7 +46,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::default()));
     health.block(controller::GATE, "not begun yet");
     let listener = admin::bind(settings.admin_address).await?;
-    let end = stop.child_token();
+    // Not of `stop`: it serves until the last write has ended, and its own end would be everybody's.
+    let end = CancellationToken::new();
     let admin = tokio::spawn(admin::serve(listener, health.clone(), metrics.clone(), end.clone()));
     let config = client::config().await?;
     let ended = tokio::select! {

@@ -292,8 +292,10 @@ impl Calls {
 #[cfg(test)]
 mod tests {
     use kube::core::Status;
+    use tokio::time::Instant;
 
     use super::*;
+    use crate::runtime::lease::term::Term;
 
     fn answer(code: u16, message: &str) -> Status {
         Status { code, message: message.to_owned(), ..Status::default() }
@@ -329,5 +331,34 @@ mod tests {
         let details = serde_json::from_value(json!({"causes": [{"field": "metadata.uid"}]})).unwrap();
         let status = Status { details, ..answer(422, "metadata.uid: field is immutable") };
         assert_eq!(verdict(&status), Verdict::Changed);
+    }
+
+    fn calls(term: &Term) -> Calls {
+        let silent = tower::service_fn(|_: http::Request<kube::client::Body>| {
+            std::future::pending::<Result<http::Response<kube::client::Body>, std::convert::Infallible>>()
+        });
+        let writer = Writer::through(kube::Client::new(silent, "ns"), term.clone());
+        Calls::new(writer, Arc::default(), DEADLINE)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_takes_no_longer_than_the_term() {
+        let (term, begun) = (Term::to_be_elected(), Instant::now());
+        term.renew(begun + Duration::from_secs(1), begun + Duration::from_secs(4));
+        let error = calls(&term).status("ns", "a", "uid", &json!({})).await.unwrap_err();
+        assert!(matches!(error.cause, Cause::Timeout(_)), "{error}");
+        assert_eq!(begun.elapsed().as_secs(), 4);
+        assert_eq!(error.verdict(), Verdict::Unavailable);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_call_begins_outside_of_the_term() {
+        let (term, begun) = (Term::to_be_elected(), Instant::now());
+        for _ in ["before", "after"] {
+            let error = calls(&term).delete(Kind::DestinationRule, "ns", "a", "uid").await.unwrap_err();
+            assert!(matches!(error.cause, Cause::Held(Held::Term)), "{error}");
+            term.renew(begun, begun + Duration::from_secs(4));
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 }

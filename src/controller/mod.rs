@@ -58,7 +58,7 @@ use crate::{
     validate,
 };
 use apply::Hands;
-use cache::{Cache, Delta, Entry};
+use cache::{Cache, Delta};
 use calls::{CallError, Calls, Verdict};
 use events::Events;
 use installed::Installed;
@@ -66,7 +66,7 @@ use keys::{Key, Keys};
 use reconcile::{Context, reconcile, report_unreadable};
 use relations::Names;
 use retry::{Class, Retries};
-use watch::{Listed, Watch};
+use watch::{Lean, Listed, Watch, guarded};
 use world::{Policy, World, istio_resource};
 
 /// How long reconciles under way may take to end after the signal.
@@ -296,14 +296,20 @@ impl Wiring {
     fn watches_of(&self, scope: Option<&str>) -> Vec<BoxFuture<'static, ()>> {
         let within = scope.unwrap_or_default();
         let policies = Api::<DeserializeGuard<Resilience>>::all(self.client.clone()).constrain(within);
-        let services = Api::<Service>::all(self.client.clone()).constrain(within);
-        let slices = Api::<EndpointSlice>::all(self.client.clone()).constrain(within);
+        let services = Api::<DeserializeGuard<Service>>::all(self.client.clone()).constrain(within);
+        let slices = Api::<DeserializeGuard<EndpointSlice>>::all(self.client.clone()).constrain(within);
         let domain = self.shared.context.settings.cluster_domain.clone();
-        let mut watches = vec![
-            self.watch(names::KIND, policies, scope, |world| &world.policies, world::policy, relations::of_policy),
-            self.watch("Service", services, scope, |world| &world.services, world::service, relations::of_service),
-            self.watch("EndpointSlice", slices, scope, |world| &world.slices, world::slice, relations::of_slice),
-        ];
+        let mut watches = vec![self.watch(
+            names::KIND,
+            policies,
+            scope,
+            |world| &world.policies,
+            world::policy,
+            relations::of_policy,
+        )];
+        let (service, slice) = (guarded(world::service), guarded(world::slice));
+        watches.push(self.watch("Service", services, scope, |world| &world.services, service, relations::of_service));
+        watches.push(self.watch("EndpointSlice", slices, scope, |world| &world.slices, slice, relations::of_slice));
         let entries = self.istio("ServiceEntry", "serviceentries", scope);
         watches.push(self.watch(
             "ServiceEntry",
@@ -347,13 +353,13 @@ impl Wiring {
         }
     }
 
-    fn watch<K, V: Send + Sync + 'static>(
+    fn watch<K, L: Into<Lean<V>>, V: Send + Sync + 'static>(
         &self,
         kind: &'static str,
         api: Api<K>,
         scope: Option<&str>,
         cache: impl Fn(&World) -> &Cache<V> + Send + Sync + 'static,
-        lean: impl Fn(K) -> Entry<V> + Send + Sync + 'static,
+        lean: impl Fn(K) -> L + Send + Sync + 'static,
         concerned: impl Fn(&Delta<V>, &World) -> Names + Send + Sync + 'static,
     ) -> BoxFuture<'static, ()>
     where
@@ -366,7 +372,7 @@ impl Wiring {
             let within = scope.clone();
             let recovered = || shared.try_now(within.as_deref());
             let watch = Watch { kind, scope, listed: &listed, metrics: &shared.metrics, recovered: &recovered };
-            watch.follow(api, cache(world), lean, tell).await;
+            watch.follow(api, cache(world), |object| lean(object).into(), tell).await;
         }
         .boxed()
     }

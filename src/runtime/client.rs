@@ -49,3 +49,57 @@ fn bounded(mut config: Config, silence: Duration) -> anyhow::Result<Client> {
     config.default_retry = false;
     Client::try_from(config).context("the client of the API server cannot be built from its configuration")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use axum::{Router, http::StatusCode, routing::get};
+    use kube::{api::GetParams, core::Request};
+
+    use super::*;
+
+    async fn ask(client: &Client, name: &str) -> kube::Result<String> {
+        client.request_text(Request::new("/x").get(name, &GetParams::default()).unwrap()).await
+    }
+
+    async fn serve(app: Router) -> Config {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        Config::new(url.parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_client_itself_tries_nothing_again() {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = calls.clone();
+        let app = Router::new().route(
+            "/x/{code}",
+            get(async move |axum::extract::Path(code): axum::extract::Path<u16>| {
+                counted.fetch_add(1, Ordering::Relaxed);
+                StatusCode::from_u16(code).unwrap()
+            }),
+        );
+        let client = to(serve(app).await).unwrap();
+        for code in ["429", "503", "504"] {
+            assert!(ask(&client, code).await.is_err());
+        }
+        assert_eq!(calls.load(Ordering::Relaxed), 3);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_never_comes_is_not_waited_for_and_an_idle_connection_is_not_silence() {
+        let app = Router::new()
+            .route("/x/never", get(async || std::future::pending::<()>().await))
+            .route("/x/soon", get(async || tokio::time::sleep(Duration::from_millis(200)).await));
+        let client = bounded(serve(app).await, Duration::from_millis(300)).unwrap();
+        assert!(ask(&client, "never").await.is_err());
+        ask(&client, "soon").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        ask(&client, "soon").await.unwrap();
+    }
+}

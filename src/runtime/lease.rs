@@ -147,7 +147,10 @@ impl Election {
         if led {
             let given = matches!(next, Next::Released(true));
             tracing::info!(lease = self.name, given, "not the leader any more");
-            self.event("stopped leading").await;
+            let (event, about) = (self.event_of("Release", "stopped leading"), self.about());
+            if !matches!(timeout(EVENT_DEADLINE, self.recorder.publish(&event, &about)).await, Ok(Ok(()))) {
+                tracing::warn!("an event on the lease was not published");
+            }
         }
     }
 
@@ -220,23 +223,17 @@ impl Election {
     fn elected(&self) {
         self.metrics.leads(true);
         tracing::info!(lease = self.name, identity = self.elector.identity(), "leading");
-        let (recorder, event, about) = (self.recorder.clone(), self.event_of("became leader"), self.about());
+        let (recorder, event, about) = (self.recorder.clone(), self.event_of("Acquire", "became leader"), self.about());
         tokio::spawn(async move { timeout(EVENT_DEADLINE, recorder.publish(&event, &about)).await });
     }
 
-    async fn event(&self, what: &str) {
-        let (event, about) = (self.event_of(what), self.about());
-        if !matches!(timeout(EVENT_DEADLINE, self.recorder.publish(&event, &about)).await, Ok(Ok(()))) {
-            tracing::warn!(what, "an event on the lease was not published");
-        }
-    }
-
-    fn event_of(&self, what: &str) -> Event {
+    /// `action` tells the two apart: the recorder makes a series of events that differ in their note only.
+    fn event_of(&self, action: &str, what: &str) -> Event {
         Event {
             type_: EventType::Normal,
             reason: REASON.to_owned(),
             note: Some(format!("{} {what}", self.elector.identity())),
-            action: REASON.to_owned(),
+            action: action.to_owned(),
             secondary: None,
         }
     }

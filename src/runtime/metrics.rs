@@ -44,6 +44,7 @@ pub struct Metrics {
     seconds: Histogram,
     writes: Family<ByWrite, Counter>,
     watch_errors: Family<ByKind, Counter>,
+    unreadable: Family<ByKind, Counter>,
     policies: Family<ByCondition, Gauge>,
     panics: Counter<u64, AtomicU64>,
     missing_fields: Gauge,
@@ -73,6 +74,12 @@ impl Default for Metrics {
         registry.register("writes", "Writes that the API server took, by kind and verb", writes.clone());
         let watch_errors = Family::default();
         registry.register("watch_errors", "Watches that broke and were started anew", watch_errors.clone());
+        let unreadable = Family::default();
+        registry.register(
+            "unreadable_objects",
+            "Objects of a watch that are not of the types we know",
+            unreadable.clone(),
+        );
         let policies = Family::default();
         registry.register("policies", "Policies by condition and its status", policies.clone());
         let panics = Counter::default();
@@ -98,6 +105,7 @@ impl Default for Metrics {
             seconds,
             writes,
             watch_errors,
+            unreadable,
             policies,
             panics,
             missing_fields,
@@ -124,6 +132,11 @@ impl Metrics {
     /// A watch broke.
     pub fn watch_broke(&self, kind: &'static str) {
         self.watch_errors.get_or_create(&ByKind { kind }).inc();
+    }
+
+    /// A watch told of an object that cannot be read.
+    pub fn unread(&self, kind: &'static str) {
+        self.unreadable.get_or_create(&ByKind { kind }).inc();
     }
 
     /// A reconcile panicked.
@@ -183,6 +196,7 @@ mod tests {
         metrics.reconciled("programmed", Duration::from_millis(3));
         metrics.wrote("DestinationRule", "create");
         metrics.watch_broke("Service");
+        metrics.unread("Service");
         metrics.panicked();
         metrics.missing(3);
         metrics.leads(true);
@@ -196,6 +210,7 @@ mod tests {
             r#"resilience_operator_writes_total{kind="DestinationRule",verb="create"} 1"#,
             r#"resilience_operator_watch_errors_total{kind="Service"} 1"#,
             r#"resilience_operator_policies{condition="Ready",status="True"} 4"#,
+            r#"resilience_operator_unreadable_objects_total{kind="Service"} 1"#,
             "resilience_operator_panics_total 1",
             "resilience_operator_istio_missing_fields 3",
             "resilience_operator_leader 1",

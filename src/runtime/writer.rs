@@ -259,6 +259,11 @@ impl<T: Write + Unpin> Write for Guarded<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::{Router, routing::get};
+    use kube::core::Request;
+
     use super::*;
 
     #[test]
@@ -286,5 +291,58 @@ mod tests {
         brake.pull(now, None);
         brake.release(now);
         assert_eq!(brake.until, Some(now + REST));
+    }
+
+    /// Counts calls, and answers the first `busy` of them with 429.
+    async fn server(busy: usize) -> (Config, Arc<AtomicUsize>) {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = calls.clone();
+        let app = Router::new().route(
+            "/x/y",
+            get(async move || {
+                let call = counted.fetch_add(1, Ordering::Relaxed);
+                let code = if call < busy { StatusCode::TOO_MANY_REQUESTS } else { StatusCode::OK };
+                (code, [(header::RETRY_AFTER, "1")], "{}")
+            }),
+        );
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        (Config::new(url.parse().unwrap()), calls)
+    }
+
+    async fn ask(writer: &Writer) -> kube::Result<String> {
+        let request = Request::new("/x").get("y", &kube::api::GetParams::default()).unwrap();
+        writer.client().request_text(request).await
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_made_in_a_term_sends_nothing_after_it() {
+        let (config, calls) = server(0).await;
+        let term = Term::to_be_elected();
+        let writer = Writer::new(&config, term.clone(), REST).unwrap();
+        assert!(ask(&writer).await.is_err(), "it sent before its term");
+        let later = Instant::now() + Duration::from_mins(1);
+        term.renew(later, later);
+        ask(&writer).await.unwrap();
+        // As if it had been stopped after it had asked whether it may: nothing but the connection knows.
+        term.renew(Instant::now(), Instant::now());
+        let error = ask(&writer).await.unwrap_err();
+        assert!(format!("{error:?}").contains("Term"), "{error:?}");
+        assert_eq!(calls.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn all_writers_rest_as_long_as_the_api_server_asked_one_of_them_to() {
+        let (config, calls) = server(1).await;
+        let writer = Writer::new(&config, Term::always(), REST).unwrap();
+        assert!(writer.allow(REST).unwrap().make(ask(&writer)).await.unwrap().is_err());
+        let begun = Instant::now();
+        let other = writer.clone();
+        assert!(matches!(other.allow(Duration::from_millis(500)), Err(Held::Rest(_))));
+        other.allow(Duration::from_secs(5)).unwrap().make(ask(&other)).await.unwrap().unwrap();
+        assert!(begun.elapsed() > Duration::from_millis(900), "{:?}", begun.elapsed());
+        assert_eq!(calls.load(Ordering::Relaxed), 2);
+        assert!(other.allow(REST).is_ok());
     }
 }
