@@ -408,6 +408,9 @@ impl Fake {
                 json!([{"name": "httproutes", "kind": "HTTPRoute"}, {"name": "grpcroutes", "kind": "GRPCRoute"}]);
             return json_body(200, &json!({"kind": "APIResourceList", "resources": kinds}));
         }
+        if parts.uri.path().split('/').count() == 4 && parts.uri.path().starts_with("/apis/") {
+            return json_body(200, &discovery());
+        }
         let (key, subresource) = route(parts.uri.path());
         if self.state().barred.contains(&(key.0.clone(), key.1.clone())) {
             return json_body(403, &refusal(403, "forbidden", ""));
@@ -505,6 +508,23 @@ impl Fake {
                 state.remove(key);
                 Ok(json!({"kind": "Status", "status": "Success"}))
             }
+            Method::POST if key.0 != "events" => {
+                let key =
+                    self::key(&key.0, &json!({"metadata": {"namespace": key.1, "name": body["metadata"]["name"]}}));
+                if state.objects.contains_key(&key) {
+                    return Err((409, refusal(409, "already exists", "")));
+                }
+                let mut object = body;
+                object["metadata"]["namespace"] = key.1.clone().into();
+                Ok(state.settle(&key, None, object))
+            }
+            Method::PUT => {
+                let live = state.objects.get(key).cloned().ok_or(missing)?;
+                if body["metadata"]["resourceVersion"] != live["metadata"]["resourceVersion"] {
+                    return Err((409, refusal(409, "the object has been modified", "")));
+                }
+                Ok(state.settle(key, Some(live), body))
+            }
             Method::PATCH if apply => {
                 let manager = parameter(query, "fieldManager").unwrap_or_default().to_owned();
                 state.apply(key, body, subresource, &manager, parameter(query, "force") == Some("true"))
@@ -580,9 +600,17 @@ fn name(method: &Method, key: &Key, subresource: bool, apply: bool, force: bool,
         Method::PATCH if apply && meta.get("resourceVersion").is_some() => "create",
         Method::PATCH if apply => "apply-without-precondition",
         Method::PATCH => "strip",
+        Method::PUT => "replace",
         _ => "post",
     };
     format!("{verb} {plural}/{name}")
+}
+
+/// Whatever is asked for is served.
+fn discovery() -> Value {
+    let resource = |name| json!({"name": name, "singularName": "", "namespaced": true, "kind": "K", "verbs": []});
+    let served = ["resiliences", "destinationrules", "virtualservices", "serviceentries", "sidecars"].map(resource);
+    json!({"kind": "APIResourceList", "groupVersion": "g/v", "resources": served})
 }
 
 fn json_body(code: u16, value: &Value) -> Response<Body> {

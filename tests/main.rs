@@ -16,6 +16,7 @@ mod fake;
 mod generated;
 mod golden;
 mod installed;
+mod leadership;
 mod legal;
 mod live;
 mod load;

@@ -5,15 +5,23 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use kube::{
-    Api, Client,
+    Api,
     api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
     core::{DeserializeGuard, PartialObjectMeta},
 };
 use serde_json::{Value, json};
-use tokio::time::timeout;
 
 use super::world::istio_resource;
-use crate::{api::Resilience, istio::Kind, names, runtime::metrics::Metrics, translate::DesiredObject};
+use crate::{
+    api::Resilience,
+    istio::Kind,
+    names,
+    runtime::{
+        metrics::Metrics,
+        writer::{Held, Writer},
+    },
+    translate::DesiredObject,
+};
 
 /// kube's client waits for an answer for ever.
 pub const DEADLINE: Duration = Duration::from_secs(10);
@@ -31,7 +39,7 @@ const NEVER: &str = "1";
 /// The API server, as reconciles use it.
 #[derive(Clone)]
 pub struct Calls {
-    client: Client,
+    writer: Writer,
     metrics: Arc<Metrics>,
     deadline: Duration,
 }
@@ -49,8 +57,11 @@ pub struct CallError {
 /// Why.
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
+    /// It was not made.
+    #[error("{0}")]
+    Held(#[source] Held),
     /// No answer in time. The call may have had its effect.
-    #[error("no answer from the API server within {} s", .0.as_secs())]
+    #[error("no answer from the API server within {} s", .0.as_secs_f32())]
     Timeout(Duration),
     /// The API server's answer, in its words.
     #[error("{}", .0.message)]
@@ -84,7 +95,7 @@ impl CallError {
     pub fn verdict(&self) -> Verdict {
         match &self.cause {
             Cause::Answer(status) => verdict(status),
-            Cause::Timeout(_) | Cause::Transport(_) => Verdict::Unavailable,
+            Cause::Held(_) | Cause::Timeout(_) | Cause::Transport(_) => Verdict::Unavailable,
         }
     }
 
@@ -135,9 +146,9 @@ fn called(kind: impl fmt::Display, namespace: &str, name: &str) -> String {
 }
 
 impl Calls {
-    /// Calls through `client`.
-    pub fn new(client: Client, metrics: Arc<Metrics>, deadline: Duration) -> Self {
-        Self { client, metrics, deadline }
+    /// Calls through `writer`, none of them longer than its term.
+    pub fn new(writer: Writer, metrics: Arc<Metrics>, deadline: Duration) -> Self {
+        Self { writer, metrics, deadline }
     }
 
     async fn within<T>(
@@ -146,21 +157,24 @@ impl Calls {
         object: String,
         call: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, CallError> {
-        let cause = match timeout(self.deadline, call).await {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(kube::Error::Api(status))) => Cause::Answer(status),
-            Ok(Err(error)) => Cause::Transport(error),
-            Err(_) => Cause::Timeout(self.deadline),
+        let cause = match self.writer.allow(self.deadline) {
+            Err(held) => Cause::Held(held),
+            Ok(allowed) => match allowed.make(call).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(kube::Error::Api(status))) => Cause::Answer(status),
+                Ok(Err(error)) => Cause::Transport(error),
+                Err(_) => Cause::Timeout(allowed.left),
+            },
         };
         Err(CallError { verb, object, cause })
     }
 
     fn istio(&self, kind: Kind, namespace: &str) -> Api<DynamicObject> {
-        Api::namespaced_with(self.client.clone(), namespace, &istio_resource(kind.as_str(), kind.plural()))
+        Api::namespaced_with(self.writer.client().clone(), namespace, &istio_resource(kind.as_str(), kind.plural()))
     }
 
     fn policies(&self, namespace: &str) -> Api<Resilience> {
-        Api::namespaced(self.client.clone(), namespace)
+        Api::namespaced(self.writer.client().clone(), namespace)
     }
 
     /// Creates an object, and does nothing else: if one of that name is there, fails as changed.
@@ -314,7 +328,7 @@ impl Calls {
         how: &PatchParams,
         patch: &Patch<&Value>,
     ) -> Result<Option<DeserializeGuard<Resilience>>, CallError> {
-        let api: Api<DeserializeGuard<Resilience>> = Api::namespaced(self.client.clone(), namespace);
+        let api: Api<DeserializeGuard<Resilience>> = Api::namespaced(self.writer.client().clone(), namespace);
         let called = called("the status of Resilience", namespace, name);
         match self.within("write", called, api.patch_status(name, how, patch)).await {
             Ok(answer) => {
@@ -339,7 +353,7 @@ impl Calls {
     /// The policy of that name as JSON, for one that is not of our types.
     pub async fn raw_policy(&self, namespace: &str, name: &str) -> Result<Option<DynamicObject>, CallError> {
         let resource = kube::api::ApiResource::erase::<Resilience>(&());
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
+        let api: Api<DynamicObject> = Api::namespaced_with(self.writer.client().clone(), namespace, &resource);
         self.within("read", called("Resilience", namespace, name), api.get_opt(name)).await
     }
 }
@@ -347,8 +361,10 @@ impl Calls {
 #[cfg(test)]
 mod tests {
     use kube::core::Status;
+    use tokio::time::Instant;
 
     use super::*;
+    use crate::runtime::lease::term::Term;
 
     fn answer(code: u16, message: &str) -> Status {
         Status { code, message: message.to_owned(), ..Status::default() }
@@ -399,5 +415,34 @@ mod tests {
         let details = serde_json::from_value(json!({"causes": [{"field": "metadata.uid"}]})).unwrap();
         let status = Status { details, ..answer(422, "metadata.uid: field is immutable") };
         assert_eq!(verdict(&status), Verdict::Changed);
+    }
+
+    fn calls(term: &Term) -> Calls {
+        let silent = tower::service_fn(|_: http::Request<kube::client::Body>| {
+            std::future::pending::<Result<http::Response<kube::client::Body>, std::convert::Infallible>>()
+        });
+        let writer = Writer::through(kube::Client::new(silent, "ns"), term.clone());
+        Calls::new(writer, Arc::default(), DEADLINE)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_takes_no_longer_than_the_term() {
+        let (term, begun) = (Term::to_be_elected(), Instant::now());
+        term.renew(begun + Duration::from_secs(1), begun + Duration::from_secs(4));
+        let error = calls(&term).status("ns", "a", "uid", &json!({})).await.unwrap_err();
+        assert!(matches!(error.cause, Cause::Timeout(_)), "{error}");
+        assert_eq!(begun.elapsed().as_secs(), 4);
+        assert_eq!(error.verdict(), Verdict::Unavailable);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_call_begins_outside_of_the_term() {
+        let (term, begun) = (Term::to_be_elected(), Instant::now());
+        for _ in ["before", "after"] {
+            let error = calls(&term).delete(Kind::DestinationRule, "ns", "a", "uid").await.unwrap_err();
+            assert!(matches!(error.cause, Cause::Held(Held::Term)), "{error}");
+            term.renew(begun, begun + Duration::from_secs(4));
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 }
