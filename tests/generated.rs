@@ -45,7 +45,7 @@ fn the_generated_half_of_each_sample_is_what_render_prints() {
 
 #[test]
 fn no_sample_names_a_namespace_so_that_apply_can() {
-    for folder in ["httpbin-circuit-breaker", "http-api", "grpc-service"] {
+    for folder in ["httpbin-circuit-breaker", "http-api", "grpc-service", "limits-on-both-sides"] {
         let text = read(format!("istio-samples/{folder}/resilience.yaml"));
         assert!(!text.contains("namespace:"), "{folder}");
     }

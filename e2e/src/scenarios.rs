@@ -23,6 +23,7 @@ pub mod lifecycle;
 pub mod limits;
 pub mod neighbours;
 pub mod raw_sample;
+pub mod server_side;
 pub mod side_by_side;
 pub mod stage;
 pub mod versions;
@@ -47,6 +48,9 @@ pub const ON_THE_LAB: &[Scenario] = &[
     Scenario { name: "a_failing_endpoint_is_ejected_and_returns", run: ejection::ejects_and_returns },
     Scenario { name: "a_slow_call_is_cut_off", run: calls::times_out },
     Scenario { name: "a_failed_call_is_tried_again_as_often_as_declared", run: calls::retries },
+    Scenario { name: "a_limit_for_each_client_is_no_outage_with_the_servers_side", run: server_side::is_no_outage },
+    Scenario { name: "the_servers_sidecar_changes_nothing_else_or_is_refused", run: server_side::changes_nothing_else },
+    Scenario { name: "a_servers_own_limits_hold", run: server_side::limits_hold },
     Scenario { name: "each_kind_of_drift_is_undone", run: drift::is_undone },
     Scenario { name: "deleting_the_policy_restores", run: lifecycle::delete_restores },
     Scenario { name: "a_refused_policy_does_not_stop_a_good_one", run: lifecycle::refused_beside_good },

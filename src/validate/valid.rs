@@ -208,6 +208,14 @@ pub struct ResolvedEjection {
     pub locality_failover: Option<LocalityFailover>,
 }
 
+impl ResolvedEjection {
+    /// Whether answers with 503 eject: with `consecutiveLocalOrigin` alone, none does.
+    #[must_use]
+    pub const fn counts_refusals(&self) -> bool {
+        self.consecutive_5xx > 0 || self.consecutive_gateway > 0
+    }
+}
+
 /// Retries with every value decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResolvedRetries {

@@ -6,12 +6,13 @@ use super::{sentences, sources, texts};
 use crate::support::read;
 
 /// The code, a golden file that has it, and one that is as close and does not.
-const BOUNDARIES: [(&str, &str, &str); 52] = [
+const BOUNDARIES: [(&str, &str, &str); 54] = [
     ("RES010", "limits-smallest", "limits-that-refuse-nothing"),
     ("RES010", "entry-with-a-selector", "entry-static"),
     ("RES011", "limits-with-ejection", "limits-that-only-queue-beside-ejection"),
     ("RES010", "limits-with-ejection", "server-unlimited-with-ejection"),
     ("RES011", "limits-with-ejection", "server-unlimited-with-ejection"),
+    ("RES011", "limits-with-ejection", "limits-ejecting-by-connections"),
     ("RES011", "limits-with-ejection", "headless-that-could-lose-all"),
     ("RES012", "limits-connections-alone", "limits-connections-with-pending"),
     ("RES012", "server-limits-connections-with-ejection", "server-limits-connections-and-pending"),
@@ -59,6 +60,7 @@ const BOUNDARIES: [(&str, &str, &str); 52] = [
     ("RES081", "server-beside-times-of-a-port", "server-beside-a-port-with-the-same-times"),
     ("RES082", "server-below-one-client", "server-as-one-client"),
     ("RES083", "server-limited-with-ejection", "server-unlimited-with-ejection"),
+    ("RES083", "server-limited-with-ejection", "server-limited-and-ejects-by-connections"),
 ];
 /// What no file can say: that something may not be read. Held by `tests/neighbours.rs`.
 const BEYOND_FILES: [&str; 1] = ["RES073"];

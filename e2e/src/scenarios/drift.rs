@@ -21,7 +21,9 @@ struct Drift {
 pub fn is_undone(checkout: &Checkout) -> Result<()> {
     on_stage(checkout, "drift-is-undone", |stage| {
         stage.policy(&json!({
-            "limits": {"perClient": {"activeRequests": 100, "pendingRequests": 50}},
+            "limits": {
+                "perClient": {"activeRequests": 100, "pendingRequests": 50}, "perServer": {"mode": "Unlimited"},
+            },
             "timeouts": {"request": "5s"},
         }))?;
         for drift in drifts() {
@@ -33,6 +35,7 @@ pub fn is_undone(checkout: &Checkout) -> Result<()> {
 
 fn drifts() -> Vec<Drift> {
     let rule = |name, patch: Value| Drift { name, kind: "destinationrule", patch: Some(patch) };
+    let sidecar = |name, patch: Value| Drift { name, kind: "sidecar", patch: Some(patch) };
     let routes = |name, patch: Value| Drift { name, kind: "virtualservice", patch: Some(patch) };
     vec![
         rule(
@@ -47,10 +50,15 @@ fn drifts() -> Vec<Drift> {
         rule("a label of ours", json!({"metadata": {"labels": {"resilience.dev/owner-uid": null}}})),
         rule("exportTo", json!({"spec": {"exportTo": ["."]}})),
         rule("tls", json!({"spec": {"trafficPolicy": {"tls": {"mode": "DISABLE"}}}})),
+        sidecar("what the pods may call", json!({"spec": {"egress": [{"hosts": ["./*"]}]}})),
+        sidecar("where the unknown goes", json!({"spec": {"outboundTrafficPolicy": {"mode": "REGISTRY_ONLY"}}})),
+        sidecar("other pods", json!({"spec": {"workloadSelector": {"labels": {"version": "v2"}}}})),
+        sidecar("a server's limit", json!({"spec": {"inboundConnectionPool": {"http": {"http2MaxRequests": 1}}}})),
         routes("a route", json!({"spec": {"http": [{"route": [{"destination": {"host": "elsewhere"}}]}]}})),
         routes("exportTo of the routes", json!({"spec": {"exportTo": ["."]}})),
         routes("gateways", json!({"spec": {"gateways": ["mesh", "outside"]}})),
         routes("the routes' owner", json!({"metadata": {"ownerReferences": null}})),
+        Drift { name: "the Sidecar itself", kind: "sidecar", patch: None },
         Drift { name: "the rule itself", kind: "destinationrule", patch: None },
         Drift { name: "the routes themselves", kind: "virtualservice", patch: None },
     ]
@@ -78,7 +86,9 @@ fn foreign_metadata_stays(stage: &Stage<'_>) -> Result<()> {
     stage.kubectl.run(&["label", "destinationrule", "httpbin", "team=shop"])?;
     stage.kubectl.run(&["annotate", "destinationrule", "httpbin", "note=ours"])?;
     // A change of the policy makes the operator write the object once more.
-    stage.policy(&json!({"limits": {"perClient": {"activeRequests": 101}}}))?;
+    stage.policy(&json!({
+        "limits": {"perClient": {"activeRequests": 101}, "perServer": {"mode": "Unlimited"}},
+    }))?;
     let rule = stage.generated("destinationrule")?;
     ensure!(
         rule.pointer("/spec/trafficPolicy/connectionPool/http/http2MaxRequests") == Some(&json!(101)),

@@ -55,8 +55,8 @@ fn server_side(here: &Here<'_>, all: &mut Warnings) {
             "Istio puts perClient on each server's own proxy too, where all clients share it: with N client proxies up to N × ({shared}) meet {servers}, and {fate} although each client keeps its limit; {cure}"
         ),
     );
-    let Some(ejection) = policy.ejection.as_ref().filter(|_| surplus == Surplus::Refused && !here.client_picks())
-    else {
+    let refused = surplus == Surplus::Refused && !here.client_picks();
+    let Some(ejection) = policy.ejection.as_ref().filter(|ejection| refused && ejection.counts_refusals()) else {
         return;
     };
     let who = match (ejection.endpoints, ejection.ejectable) {

@@ -118,8 +118,9 @@ fn below(here: &Here<'_>, server: &ServerLimits, all: &mut Warnings) {
 
 /// As with the limits that Istio puts there (measured M10, M12).
 fn ejects(here: &Here<'_>, server: &ServerLimits, all: &mut Warnings) {
-    let refuses = surplus(here) == Some(Surplus::Refused);
-    let Some(ejection) = here.policy().ejection.as_ref().filter(|_| refuses && !here.client_picks()) else { return };
+    let refuses = surplus(here) == Some(Surplus::Refused) && !here.client_picks();
+    let ejection = here.policy().ejection.as_ref();
+    let Some(ejection) = ejection.filter(|ejection| refuses && ejection.counts_refusals()) else { return };
     if matches!((ejection.endpoints, ejection.ejectable), (Some(1..), Some(0))) {
         return;
     }

@@ -43,12 +43,31 @@ fn values(effective: &Value, belongs: impl Fn(&str) -> Option<&str>) -> Values {
 #[must_use]
 pub fn cluster(declared: &Values) -> Values {
     let of_routes = |path: &str| path == "timeouts.request" || (path.starts_with("retries.") && !is_budget(path));
-    let mut values: Values = declared.clone().into_iter().filter(|(path, _)| !of_routes(path)).collect();
+    let of_clients = |path: &str| !of_routes(path) && !path.starts_with(SERVER_SIDE);
+    let mut values: Values = declared.clone().into_iter().filter(|(path, _)| of_clients(path)).collect();
     values.entry("timeouts.connect".to_owned()).or_insert_with(|| CONNECT.to_owned());
     if values.keys().any(|path| path.starts_with("ejection.")) {
         values.entry("ejection.minHealthyPercent".to_owned()).or_insert_with(|| "0".to_owned());
         values.entry("ejection.localityFailover".to_owned()).or_insert_with(|| "Inherit".to_owned());
     }
+    values
+}
+
+/// Limits of a server's.
+const SERVER_SIDE: &str = "limits.perServer.";
+
+/// What the cluster in front of a server's application must hold, where the policy states the server's side:
+/// its limits, and times of connections and the budget as clients have them.
+#[must_use]
+pub fn server(declared: &Values) -> Values {
+    let too = |path: &str| {
+        path.starts_with(SERVER_SIDE)
+            || is_budget(path)
+            || (path.starts_with("timeouts.") && path != "timeouts.request")
+    };
+    let mut values: Values = declared.clone().into_iter().filter(|(path, _)| too(path)).collect();
+    values.remove(&format!("{SERVER_SIDE}mode"));
+    values.entry("timeouts.connect".to_owned()).or_insert_with(|| CONNECT.to_owned());
     values
 }
 
@@ -200,6 +219,23 @@ mod tests {
         assert_eq!(ejecting["ejection.minHealthyPercent"], "0");
         assert_eq!(ejecting["ejection.localityFailover"], "Inherit");
         assert_eq!(ejecting["retries.budget.percent"], "20");
+    }
+
+    #[test]
+    fn what_a_server_takes_is_not_asked_of_a_client_nor_the_other_way_round() {
+        let declared = values(&[
+            ("limits.perClient.connections", "100"),
+            ("limits.perServer.mode", "Limited"),
+            ("limits.perServer.activeRequests", "9"),
+            ("timeouts.idle", "5s"),
+            ("timeouts.request", "7s"),
+            ("ejection.consecutive5xx", "5"),
+        ]);
+        let client = cluster(&declared);
+        assert!(client.contains_key("limits.perClient.connections"));
+        assert!(client.keys().all(|path| !path.starts_with("limits.perServer")), "{client:?}");
+        let expected = [("limits.perServer.activeRequests", "9"), ("timeouts.connect", "10s"), ("timeouts.idle", "5s")];
+        assert_eq!(server(&declared), values(&expected));
     }
 
     #[test]

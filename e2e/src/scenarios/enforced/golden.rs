@@ -105,6 +105,11 @@ impl Golden {
         self.objects.iter().filter(move |object| object["kind"] == kind)
     }
 
+    /// Objects in Istio's own namespace.
+    pub fn of_istio(&self) -> impl Iterator<Item = &Value> {
+        self.objects.iter().filter(|object| text(object, "/metadata/namespace") == ISTIO)
+    }
+
     /// The policies' names, with what each is for.
     #[must_use]
     pub fn policies(&self) -> Vec<(String, Target)> {

@@ -47,6 +47,16 @@ pub fn cluster(dump: &ConfigDump, name: &str) -> Option<Values> {
     Some(values)
 }
 
+/// What the cluster in front of a server's application enforces, as [`cluster`]; the most that Istio's API
+/// can say is no limit.
+#[must_use]
+pub fn server(dump: &ConfigDump, container_port: u16) -> Option<Values> {
+    let most = i32::MAX.to_string();
+    let values = cluster(dump, &format!("inbound|{container_port}||"))?.into_iter();
+    let limits = values.filter(|(path, value)| !(path.starts_with("limits.") && *value == most));
+    Some(limits.map(|(path, value)| (path.replace("limits.perClient.", "limits.perServer."), value)).collect())
+}
+
 fn thresholds(cluster: &Value, values: &mut Values) {
     let all = cluster.pointer("/circuit_breakers/thresholds").and_then(Value::as_array);
     // Priority DEFAULT, which is not printed; Istio sets no other.

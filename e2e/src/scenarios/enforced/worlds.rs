@@ -18,7 +18,7 @@ use crate::scenarios::stage::SOON;
 use crate::wait::{self, Seen};
 
 /// What counts by its age.
-const RULES: [&str; 2] = ["DestinationRule", "VirtualService"];
+const RULES: [&str; 3] = ["Sidecar", "DestinationRule", "VirtualService"];
 
 /// Runs `work` while no operator is there; it is back afterwards, whatever came of it.
 ///
@@ -72,6 +72,9 @@ pub fn remove(kubectl: &Kubectl, goldens: &[Golden]) -> Result<()> {
     let policies = goldens.iter().flat_map(|golden| golden.of_kind("Resilience"));
     let namespaces = goldens.iter().flat_map(Golden::namespaces);
     kubectl.delete(&documents(policies.cloned()))?;
+    // What stands in Istio's own namespace does not go with ours.
+    let of_istio = goldens.iter().flat_map(Golden::of_istio);
+    kubectl.delete(&documents(of_istio.cloned()))?;
     let names: Vec<String> = namespaces.map(|namespace| text(&namespace, "/metadata/name")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     kubectl.run(&[&["delete", "namespace", "--ignore-not-found", "--wait=false"], names.as_slice()].concat()).map(drop)
