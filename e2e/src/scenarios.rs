@@ -20,6 +20,7 @@ pub mod judged;
 pub mod leaves_nothing;
 pub mod lifecycle;
 pub mod limits;
+pub mod merge;
 pub mod raw_sample;
 pub mod side_by_side;
 pub mod stage;
@@ -51,6 +52,11 @@ pub const ON_THE_LAB: &[Scenario] = &[
     Scenario { name: "of_two_policies_for_one_service_the_older_has_it", run: lifecycle::two_for_one_service },
     Scenario { name: "a_policy_waits_for_its_service", run: lifecycle::waits_for_its_service },
     Scenario { name: "killed_between_two_writes_it_ends_right", run: lifecycle::killed_between_two_writes },
+    Scenario { name: "a_rule_is_shared_byte_for_byte_and_given_back", run: merge::shares_and_gives_back },
+    Scenario { name: "a_field_that_somebody_has_is_told_and_not_forced", run: merge::forces_nothing },
+    Scenario { name: "a_shared_rule_is_given_back_in_every_case", run: merge::gives_back_in_every_case },
+    Scenario { name: "a_shared_rule_is_handed_over_without_a_lost_call", run: merge::hands_over_without_a_loss },
+    Scenario { name: "argo_rollouts_shares_and_flagger_does_not", run: merge::beside_release_tools },
     Scenario { name: "at_rest_nothing_is_written", run: at_rest::nothing_is_written },
     Scenario { name: "what_is_declared_is_what_envoy_enforces", run: enforced::is_declared },
     Scenario { name: "diff_and_explain_say_what_the_operator_does", run: command_line::tells },
