@@ -436,3 +436,90 @@ pub fn describe(diff: &Diff) -> Vec<String> {
     let releases = diff.release.iter().map(|release| format!("give back {} {}", release.kind, release.name));
     writes.chain(prunes).chain(releases).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+    use serde_json::json;
+
+    use super::*;
+
+    /// A rule with our mark, if `ours`, and fields that others own, as paths from its traffic policy.
+    fn rule(ours: bool, policy: &Value, theirs: &[&str]) -> Existing {
+        let meta =
+            ObjectMeta { name: Some("theirs".to_owned()), namespace: Some("ns".to_owned()), ..ObjectMeta::default() };
+        let mut rule = Existing::new(Kind::DestinationRule, &meta, json!({"host": "x", "trafficPolicy": policy}));
+        if ours {
+            rule.labels.insert(names::LABEL_CO_OWNER_UID.to_owned(), "1".to_owned());
+        }
+        let fields = theirs.iter().map(ToString::to_string).collect();
+        rule.claims = vec![crate::istio::Claim { manager: "person".to_owned(), fields }];
+        rule
+    }
+
+    fn wanted(policy: &Value) -> DesiredObject {
+        let json = json!({"spec": {"trafficPolicy": policy}});
+        DesiredObject { kind: Kind::DestinationRule, name: "theirs".to_owned(), ownership: Ownership::CoOwned, json }
+    }
+
+    fn paths(object: &DesiredObject, there: &Existing) -> Vec<String> {
+        changes(object, there).iter().map(|change| change.path.join(".")).collect()
+    }
+
+    #[test]
+    fn of_a_block_that_we_do_not_want_only_what_is_ours_must_go() {
+        let policy = json!({"connectionPool": {"tcp": {"maxConnections": 1}}, "loadBalancer": {"simple": "RANDOM"}});
+        let pool = "connectionPool.tcp.maxConnections";
+        assert_eq!(paths(&wanted(&json!({})), &rule(true, &policy, &[])), ["spec.trafficPolicy.connectionPool"]);
+        assert_eq!(paths(&wanted(&json!({})), &rule(true, &policy, &[pool])), Vec::<String>::new());
+        assert_eq!(paths(&wanted(&json!({})), &rule(false, &policy, &[])), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_field_is_contested_by_who_owns_it_or_by_somebody_where_nothing_is_booked() {
+        let contested = |there: &Existing| {
+            let object = wanted(&json!({"connectionPool": {"tcp": {"maxConnections": 2}}}));
+            contest(&object, &changes(&object, there), there)
+        };
+        let policy = json!({"connectionPool": {"tcp": {"maxConnections": 1}}});
+        let sentence = contested(&rule(false, &policy, &["connectionPool.tcp.maxConnections"])).unwrap();
+        assert!(
+            sentence.contains("person owns spec.trafficPolicy.connectionPool.tcp.maxConnections (1)"),
+            "{sentence}"
+        );
+        assert!(contested(&rule(false, &policy, &[])).unwrap().contains("does not name"));
+        assert_eq!(contested(&rule(true, &policy, &[])), None, "an older value of ours");
+        let more = json!({"connectionPool": {"tcp": {"maxConnections": 2, "tcpKeepalive": {"time": "1s"}}}});
+        let sentence = contested(&rule(true, &more, &["connectionPool.tcp.tcpKeepalive.time"])).unwrap();
+        assert!(sentence.contains("person owns spec.trafficPolicy.connectionPool.tcp.tcpKeepalive"), "{sentence}");
+        let equal = json!({"connectionPool": {"tcp": {"maxConnections": 2}}});
+        assert_eq!(contested(&rule(false, &equal, &["connectionPool.tcp.maxConnections"])), None);
+    }
+
+    #[test]
+    fn what_would_be_left_empty_is_taken_out_at_its_top_and_nothing_of_others() {
+        let pool = json!({"tcp": {"maxConnections": 1}, "http": {"maxRetries": 2}});
+        let patch = |policy: &Value, theirs: &[&str], want: &Value| emptied_patch(&rule(true, policy, theirs), want);
+        let whole = json!({"connectionPool": pool});
+        assert_eq!(patch(&whole, &[], &Value::Null), Some(json!({"spec": {"trafficPolicy": null}})));
+        let beside = json!({"connectionPool": pool, "tls": {"mode": "DISABLE"}});
+        let block = json!({"spec": {"trafficPolicy": {"connectionPool": null}}});
+        assert_eq!(patch(&beside, &[], &Value::Null), Some(block));
+        let half = json!({"spec": {"trafficPolicy": {"connectionPool": {"http": null}}}});
+        assert_eq!(patch(&whole, &["connectionPool.tcp.maxConnections"], &Value::Null), Some(half.clone()));
+        let want = json!({"trafficPolicy": {"connectionPool": {"tcp": {"maxConnections": 9}}}});
+        assert_eq!(patch(&whole, &[], &want), Some(half));
+        assert_eq!(patch(&json!({"tls": {"mode": "DISABLE"}}), &[], &Value::Null), None);
+    }
+
+    #[test]
+    fn given_back_a_rule_is_as_its_owner_has_it() {
+        let policy = json!({"connectionPool": {"tcp": {"maxConnections": 1, "connectTimeout": "1s"}}, "tls": {"mode": "DISABLE"}});
+        let left = without_ours(&rule(true, &policy, &["connectionPool.tcp.connectTimeout"]));
+        let theirs = json!({"connectionPool": {"tcp": {"connectTimeout": "1s"}}, "tls": {"mode": "DISABLE"}});
+        assert_eq!(left.spec["trafficPolicy"], theirs);
+        assert!(left.labels.is_empty());
+        let bare = without_ours(&rule(true, &json!({"retryBudget": {"percent": 20}}), &[]));
+        assert_eq!(bare.spec, json!({"host": "x"}));
+    }
+}

@@ -204,11 +204,15 @@ impl State {
             disown(&mut next, &before, &stays);
         }
         merge(&mut next, &config);
-        let booked = others.iter().map(|(manager, config)| (manager.as_str(), config)).chain([(manager, &config)]);
         if !status {
-            next["metadata"]["managedFields"] = booked
-                .map(|(manager, config)| json!({"manager": manager, "operation": "Apply", "fieldsV1": {"f:spec": fields(&config["spec"])}}))
-                .collect();
+            let entry = |manager: &str, config: &Value| json!({"manager": manager, "operation": "Apply", "fieldsV1": {"f:spec": fields(&config["spec"])}});
+            let known = |name: &Value| *name == manager || others.iter().any(|(other, _)| *name == *other.as_str());
+            // What a test booked by itself stays.
+            let mut entries = next["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+            entries.retain(|entry| !known(&entry["manager"]));
+            entries.extend(others.iter().map(|(manager, config)| entry(manager, config)));
+            entries.push(entry(manager, &config));
+            next["metadata"]["managedFields"] = entries.into();
         }
         Ok(self.settle(key, live, next))
     }

@@ -669,3 +669,36 @@ async fn a_client_that_is_not_there_is_no_question() {
     let said = stage.fails(2, &["explain", "shop", "--client", "web/a/b"]).await;
     assert!(said.contains("must be NAMESPACE or NAMESPACE/WORKLOAD"), "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_rule_is_shown_as_shared_and_what_giving_it_back_would_change() {
+    let stage = Stage::new().await;
+    let mut theirs = foreign_rule("theirs", "shop");
+    let ejection = json!({"consecutive5xxErrors": 7});
+    theirs["spec"]["trafficPolicy"] = json!({"loadBalancer": {"simple": "RANDOM"}, "outlierDetection": ejection});
+    let fields = json!({"f:spec": {"f:trafficPolicy": {"f:outlierDetection": {"f:consecutive5xxErrors": {}}}}});
+    theirs["metadata"]["managedFields"] = json!([{"manager": "kubectl", "operation": "Apply", "fieldsV1": fields}]);
+    stage.fake.put("services", service("shop"));
+    stage.fake.put("endpointslices", slice("shop", 3));
+    stage.fake.put("destinationrules", theirs.clone());
+    let sharing = json!({"coexistence": "Merge", "limits": {"perClient": {"activeRequests": 5}}});
+    stage.fake.put("resiliences", policy("shop", &sharing));
+    let operator = Operator::start(&stage.fake);
+    until_programmed(&stage.fake, "shop").await;
+    operator.crash().await;
+
+    stage.page("explain-shared.txt", &stage.prints(0, &["explain", "shop"]).await);
+    let page = stage.json(0, &["explain", "shop"]).await;
+    assert_eq!(
+        (&page["generated"][0]["name"], &page["generated"][0]["ownership"]),
+        (&json!("theirs"), &json!("CoOwned"))
+    );
+    // The owner's file has nothing of ours, and its apply would leave ours alone.
+    let own = stage.file("own.json", &[theirs, policy("shop", &sharing)]);
+    assert_eq!(stage.json(0, &["diff", "-f", &own]).await["differences"], false);
+
+    let mut refusing = sharing;
+    refusing["coexistence"] = "Refuse".into();
+    let file = stage.file("refusing.json", &[policy("shop", &refusing)]);
+    stage.page("diff-shared.txt", &stage.prints(1, &["diff", "-f", &file]).await);
+}

@@ -8,12 +8,12 @@ use kube::api::ObjectMeta;
 use proptest::{collection, option, prelude::*, sample};
 use resilience_operator::{
     api::{
-        Resilience, ResilienceSpec, TargetKind,
+        Coexistence, Resilience, ResilienceSpec, TargetKind,
         schema::{decode, faults},
     },
     cli::yaml,
     diff::{changes, diff, strip_patch},
-    istio::{Existing, Kind, spec_faults},
+    istio::{Existing, Kind, SHARED_BLOCKS, spec_faults},
     names,
     observed::Observed,
     translate::{Desired, DesiredObject, translate},
@@ -125,10 +125,12 @@ prop_compose! {
         name in sample::select(vec!["a", "b", "c"]),
         owner in option::of(sample::select(vec![UID, "another"])),
         label in option::of(sample::select(vec![UID, "another"])),
+        shared in option::of(sample::select(vec![UID, "another"])),
         managed in any::<bool>(),
         deleting in any::<bool>(),
     ) -> Existing {
         let mut labels = BTreeMap::new();
+        labels.extend(shared.map(|uid| (names::LABEL_CO_OWNER_UID.to_owned(), uid.to_owned())));
         labels.extend(label.map(|uid| (names::LABEL_OWNER_UID.to_owned(), uid.to_owned())));
         labels.extend(managed.then(|| (names::LABEL_MANAGED_BY.to_owned(), names::OPERATOR.to_owned())));
         let owners = owner.into_iter().map(|uid| OwnerReference { uid: uid.to_owned(), ..OwnerReference::default() });
@@ -303,6 +305,52 @@ proptest! {
             prop_assert!(ours, "{:?} of {:#?}", gone, there);
             prop_assert!(desired.objects().iter().all(|object| object.kind != gone.kind || object.name != gone.name));
         }
+    }
+
+    #[test]
+    fn only_what_has_our_blocks_is_given_back(policy in policy(), world in world(), there in collection::vec(anything(), 0..8)) {
+        let mut policy = policy;
+        policy.metadata.uid = Some(UID.to_owned());
+        let valid = valid(&policy, &world);
+        let diff = diff(&translate(&valid), &valid.owner, &there);
+        for back in &diff.release {
+            let shared = there.iter().any(|one| {
+                one.kind == back.kind && one.name == back.name && one.co_owner_uid() == Some(UID)
+            });
+            prop_assert!(shared, "{:?} of {:#?}", back, there);
+        }
+    }
+
+    #[test]
+    fn into_a_rule_of_somebody_else_goes_nothing_but_three_blocks_and_two_marks(policy in policy(), world in world()) {
+        let mut policy = policy;
+        policy.metadata.uid = Some(UID.to_owned());
+        policy.spec.coexistence = Coexistence::Merge;
+        let host = valid(&policy, &world).host;
+        let spec = json!({"host": host, "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}, "subsets": [{"name": "a"}]});
+        let meta = ObjectMeta {
+            name: Some("theirs".to_owned()),
+            namespace: policy.metadata.namespace.clone(),
+            uid: Some("u".to_owned()),
+            ..ObjectMeta::default()
+        };
+        let theirs = Existing::new(Kind::DestinationRule, &meta, spec);
+        let world = Observed { existing: vec![theirs], ..world };
+        let Ok(valid) = validate(&policy, &world, &Settings::default()) else { return Ok(()) };
+        let desired = translate(&valid);
+        prop_assert!(desired.destination_rule.is_none(), "a second rule");
+        for object in desired.objects().into_iter().filter(|object| object.kind == Kind::DestinationRule) {
+            let keys = |pointer: &str| -> Vec<String> {
+                object.json.pointer(pointer).and_then(Value::as_object).into_iter().flat_map(|map| map.keys()).cloned().collect()
+            };
+            prop_assert_eq!(&object.name, "theirs");
+            prop_assert_eq!(keys("/spec"), ["trafficPolicy"]);
+            prop_assert!(keys("/spec/trafficPolicy").iter().all(|key| SHARED_BLOCKS.contains(&key.as_str())), "{}", object.json);
+            prop_assert_eq!(keys("/metadata"), ["annotations", "labels", "name", "namespace"]);
+            prop_assert_eq!(keys("/metadata/labels"), [names::LABEL_CO_OWNER_UID]);
+        }
+        let writes = diff(&desired, &valid.owner, &world.existing);
+        prop_assert!(writes.prune.is_empty() && writes.release.is_empty());
     }
 
     #[test]

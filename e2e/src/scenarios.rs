@@ -21,6 +21,7 @@ pub mod leadership;
 pub mod leaves_nothing;
 pub mod lifecycle;
 pub mod limits;
+pub mod merge;
 pub mod neighbours;
 pub mod raw_sample;
 pub mod server_side;
@@ -60,6 +61,11 @@ pub const ON_THE_LAB: &[Scenario] = &[
     Scenario { name: "a_neighbour_is_named_and_the_policy_heals_when_it_goes", run: neighbours::are_named },
     Scenario { name: "routes_of_the_gateway_api_are_named_and_the_policy_heals", run: neighbours::gateway_api },
     Scenario { name: "no_hand_over_loses_a_call", run: neighbours::lose_no_call },
+    Scenario { name: "a_rule_is_shared_byte_for_byte_and_given_back", run: merge::shares_and_gives_back },
+    Scenario { name: "a_field_that_somebody_has_is_told_and_not_forced", run: merge::forces_nothing },
+    Scenario { name: "a_shared_rule_is_given_back_in_every_case", run: merge::gives_back_in_every_case },
+    Scenario { name: "a_shared_rule_is_handed_over_without_a_lost_call", run: merge::hands_over_without_a_loss },
+    Scenario { name: "argo_rollouts_shares_and_flagger_does_not", run: merge::beside_release_tools },
     Scenario { name: "at_rest_nothing_is_written", run: at_rest::nothing_is_written },
     Scenario { name: "a_leader_that_is_told_to_stop_is_followed_within_a_retry", run: leadership::told_to_stop },
     Scenario { name: "a_killed_leader_is_followed_when_its_lease_is_over", run: leadership::killed },

@@ -5,12 +5,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    ClientPart, ConditionLine, FieldChange, OthersLine, ValueLine, Verdict, WarningLine, explained, reasons, values,
+    ClientPart, ConditionLine, FieldChange, Origin, OthersLine, ValueLine, Verdict, WarningLine, explained, reasons,
+    values,
 };
 use crate::{
     api::{GeneratedRef, Mode, Ownership, Resilience, TargetRef},
     decide::{Step, decide, held},
-    diff::diff,
+    diff::{diff, without_ours},
     istio::{Existing, Kind},
     names,
     observed::{Discovery, Observed, ServiceView, Target},
@@ -200,7 +201,9 @@ pub fn page(policy: &Resilience, observed: &Observed, settings: &Settings) -> Pa
         Some(valid) => {
             let held = generated.iter().all(|line| line.state == State::AsWanted);
             let are = if held && valid.mode != Mode::Observe { ValuesAre::Held } else { ValuesAre::Wanted };
-            (are, values::values(valid, ports(observed), others_routes))
+            let mut values = values::values(valid, ports(observed), others_routes);
+            of_its_owner(&mut values, valid, observed);
+            (are, values)
         }
         None if generated.is_empty() => (ValuesAre::Wanted, Vec::new()),
         None => (ValuesAre::Left, left(policy)),
@@ -262,6 +265,20 @@ pub fn bare(target: &TargetRef, namespace: &str, observed: &Observed, settings: 
         destination_rules: None,
         virtual_services: None,
         not_observed: not_observed(observed),
+    }
+}
+
+/// Values that the policy leaves open and the owner of the rule that holds our blocks has set in it.
+fn of_its_owner(values: &mut [ValueLine], valid: &Valid, observed: &Observed) {
+    let Some(merge) = &valid.merge else { return };
+    let named = |object: &&Existing| object.kind == Kind::DestinationRule && object.name == merge.name;
+    let Some(theirs) = observed.existing.iter().find(named).map(without_ours) else { return };
+    let set = |pointer: &str| theirs.spec.pointer(pointer).filter(|value| !value.is_null());
+    for line in values.iter_mut().filter(|line| matches!(line.origin, Origin::Istio | Origin::Envoy)) {
+        let budget = set("/trafficPolicy/retryBudget").filter(|_| line.path == "limits.perClient.concurrentRetries");
+        let Some(value) = reasons::places(&line.path).find_map(|place| set(&place)).or(budget) else { continue };
+        line.value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        line.origin = Origin::OthersRule;
     }
 }
 

@@ -46,6 +46,12 @@ const FIELDS: &[(&str, &str)] = &[
     ("portLevelSettings", "ports"),
 ];
 
+/// Where in `trafficPolicy` a field of the policy stands, as a pointer; a block before its fields.
+pub(super) fn places(field: &str) -> impl Iterator<Item = String> {
+    let places = FIELDS.iter().rev().filter(move |(_, known)| *known == field);
+    places.map(|(place, _)| format!("/trafficPolicy/{}", place.replace('.', "/")))
+}
+
 /// Why a generated object's field is as it is wanted.
 pub(super) fn reason(kind: Kind, change: &Change, effective: &[EffectiveValue]) -> String {
     let path = change.path.join(".");

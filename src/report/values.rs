@@ -40,6 +40,8 @@ pub enum Origin {
     Envoy,
     /// Somebody else's VirtualService has the routes of the host.
     Others,
+    /// Nothing is declared, and the owner of the DestinationRule that holds our blocks set it there.
+    OthersRule,
 }
 
 impl Origin {
@@ -54,6 +56,7 @@ impl Origin {
             Self::Istio => "Istio's default",
             Self::Envoy => "Envoy's default",
             Self::Others => "another VirtualService",
+            Self::OthersRule => "owner of the DestinationRule",
         }
     }
 }

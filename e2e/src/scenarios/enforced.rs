@@ -28,6 +28,7 @@ use verdict::{Tally, judge};
 const IMPOSSIBLE: [(&str, &str); 8] = [
     ("canary-of-flagger", OTHER_HAND),
     ("canary-of-flagger-primary", OTHER_HAND),
+    ("merge-beside-a-block-of-its-owner", OTHERS_BLOCK),
     ("istio-of-one-kind-only", OTHER_ISTIO),
     ("istio-with-backoff-default", OTHER_ISTIO),
     ("istio-without-backoff", OTHER_ISTIO),
@@ -37,6 +38,7 @@ const IMPOSSIBLE: [(&str, &str); 8] = [
     ("server-beside-a-sidecar-of-the-mesh", "its Sidecar would be that of every other golden too"),
 ];
 const OTHER_HAND: &str = "an object of it is known by the program that wrote it, and here the lab writes all";
+const OTHERS_BLOCK: &str = "a block acts in it that another declared, and here whatever acts undeclared is a fault";
 const OTHER_ISTIO: &str =
     "its CRDs are those of another Istio, which `each_istio_takes_what_we_render_for_it` installs";
 
