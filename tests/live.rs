@@ -668,3 +668,13 @@ async fn a_client_that_is_not_there_is_no_question() {
     let said = stage.fails(2, &["explain", "shop", "--client", "web/a/b"]).await;
     assert!(said.contains("must be NAMESPACE or NAMESPACE/WORKLOAD"), "{said}");
 }
+
+#[tokio::test]
+async fn of_a_target_that_is_not_there_a_client_gets_nothing() {
+    let stage = Stage::new().await;
+    stage.fake.put("resiliences", policy("shop", &breaker(5)));
+    stage.fake.put("destinationrules", theirs("DestinationRule", "ns/all", &json!({"host": "*.local"})));
+    let json = stage.json(0, &["explain", "shop", "--client", "web"]).await;
+    assert_eq!((&json["destinationRules"], &json["virtualServices"]), (&json!([]), &json!([])));
+    assert_eq!((&json["client"]["namespace"], &json["client"]["seesHost"]), (&json!("web"), &json!(false)));
+}
