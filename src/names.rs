@@ -27,10 +27,21 @@ pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// A uid fits a label value (63 characters); a name of 253 does not.
 pub const LABEL_OWNER_UID: &str = "resilience.dev/owner-uid";
 
+/// Holds, on somebody else's object of which some blocks are ours, the uid of the `Resilience`. Not
+/// [`LABEL_OWNER_UID`]: what carries that one is deleted with the policy, and this never is.
+pub const LABEL_CO_OWNER_UID: &str = "resilience.dev/co-owner-uid";
+/// Holds its name beside it, by which those are found whose policy went while nobody looked. An annotation:
+/// a name may be longer than a label's value.
+pub const ANNOTATION_CO_OWNER: &str = "resilience.dev/co-owner";
+
 /// Group and version of the Istio objects that we write.
 pub const ISTIO_API_VERSION: &str = "networking.istio.io/v1";
 /// Group of the Istio objects that we write.
 pub const ISTIO_GROUP: &str = "networking.istio.io";
+/// Group and version of the Gateway API, as istiod reads it.
+pub const GATEWAY_API_VERSION: &str = "gateway.networking.k8s.io/v1";
+/// Its group.
+pub const GATEWAY_API_GROUP: &str = "gateway.networking.k8s.io";
 
 /// The domain that Kubernetes clusters use unless told otherwise.
 pub const DEFAULT_CLUSTER_DOMAIN: &str = "cluster.local";
@@ -45,7 +56,7 @@ pub fn service_host(service: &str, namespace: &str, cluster_domain: &str) -> Str
     format!("{service}.{namespace}.svc.{cluster_domain}")
 }
 
-/// Name of the generated DestinationRule and VirtualService: that of the target, so that two
+/// Name of the generated Sidecar, DestinationRule and VirtualService: that of the target, so that two
 /// policies for one Service can never generate two rules for its host.
 ///
 /// A `ServiceEntry` may have the name of a Service; no Service has a dot in its name.

@@ -2,13 +2,23 @@
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
 mod endpoints;
+mod server_side;
 mod target;
+
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use crate::istio::{Existing, Knows};
+use crate::{
+    api::TargetRef,
+    istio::{
+        Existing, Kind, Knows,
+        neighbourhood::{GatewayRouteKind, Neighbourhood},
+    },
+};
 
 pub use endpoints::{Endpoints, count_endpoints};
+pub use server_side::{Evidence, Selecting, Selector, ServerSide, Sharer, may_select_the_same};
 pub use target::{Discovery, PortView, ServiceView};
 
 /// Everything that the decision about one `Resilience` rests on.
@@ -19,15 +29,30 @@ pub struct Observed {
     /// Endpoints of the target; `None` where they were not read (files without them) or cannot be
     /// counted (each proxy resolves a name by itself).
     pub endpoints: Option<Endpoints>,
-    /// Other `Resilience` objects of the namespace with the same target.
+    /// Other `Resilience` objects of the namespace with the same target, or with another of the same host.
     pub rivals: Vec<Rival>,
-    /// DestinationRules and VirtualServices of the namespace that are ours, have a name that we
+    /// Sidecars, DestinationRules and VirtualServices of the namespace that are ours, have a name that we
     /// would use, or speak of the target's host.
     pub existing: Vec<Existing>,
+    /// All that can touch the host, of all namespaces that are read.
+    pub neighbourhood: Neighbourhood,
+    /// What bears on a Sidecar for the target's pods; looked at only for a policy that asks for one.
+    pub server_side: ServerSide,
     /// How the namespace takes part in the mesh; `None` where that was not read.
     pub membership: Option<Membership>,
     /// What the installed Istio understands.
     pub istio: Knows,
+    /// What may matter and may not be read.
+    pub unseen: BTreeSet<Unseen>,
+}
+
+/// What may matter for a policy and may not be read: nothing is guessed of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Unseen {
+    /// Objects of that kind in Istio's root namespace.
+    RootNamespace(Kind),
+    /// Routes of the Gateway API of that kind.
+    GatewayRoutes(GatewayRouteKind),
 }
 
 impl Observed {
@@ -55,11 +80,13 @@ pub enum Target {
     Found(ServiceView),
 }
 
-/// Another `Resilience` for the same target.
+/// Another `Resilience` for the same host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rival {
     /// Its name.
     pub name: String,
+    /// Its target; another than ours if two of them have one host, as ServiceEntries may.
+    pub target: TargetRef,
     /// Older wins.
     pub created: Option<Timestamp>,
 }

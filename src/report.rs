@@ -113,6 +113,9 @@ impl Verdict {
             }
             Outcome::Observing(..) | Outcome::Suspended(..) => Self { message: outcome.message(), ..Self::accepted() },
             Outcome::Programmed(..) | Outcome::Refused(..) | Outcome::Failed(..) => Self::accepted(),
+            Outcome::FieldConflict(..) | Outcome::ForeignFields(..) => {
+                Self { message: outcome.message(), ..Self::accepted() }
+            }
         }
     }
 

@@ -7,8 +7,10 @@
 mod arithmetic;
 mod effective;
 mod gate;
+mod merge;
 mod neighbours;
 mod resolve;
+mod server_side;
 mod target;
 mod valid;
 mod warnings;
@@ -23,8 +25,9 @@ use crate::{
 };
 
 pub use arithmetic::{default_max_percent, ejectable};
-pub(crate) use neighbours::is_ours;
-pub use valid::{Budget, Owner, Policy, ResolvedEjection, ResolvedRetries, Valid};
+pub use merge::Merge;
+pub(crate) use neighbours::{is_co_owned, is_ours};
+pub use valid::{Budget, Owner, Policy, ResolvedEjection, ResolvedRetries, ServerLimits, Valid};
 
 /// What the operator was told about the cluster, as far as decisions depend on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +59,8 @@ pub enum Refusal {
     Conflicted(String),
     /// An older `Resilience` has the target, or another VirtualService has the host of a policy that is
     /// of routes alone; the message names it. What was generated from this one goes: it would stand in
-    /// the way of the other's, and then neither would act, or ours in silence.
+    /// the way of the other's, and then neither would act, or ours in silence. Likewise beside another
+    /// Sidecar for the target's pods.
     Superseded(String),
     /// The target does not exist yet. Heals by itself.
     TargetNotFound(String),
@@ -76,10 +80,17 @@ pub fn validate(resilience: &Resilience, observed: &Observed, settings: &Setting
     };
     let namespace = resilience.namespace().unwrap_or_default();
     if let Some((winner, why)) = neighbours::winner(resilience, &observed.rivals) {
-        let conflict = format!(
-            "Resilience {winner}, {why}, has {target}: one policy per {}; delete one of the two, or merge them",
-            target.kind.as_str()
-        );
+        let (name, theirs) = (&winner.name, &winner.target);
+        let conflict = if theirs == target {
+            let kind = target.kind.as_str();
+            format!(
+                "Resilience {name}, {why}, has {target}: one policy per {kind}; delete one of the two, or merge them"
+            )
+        } else {
+            format!(
+                "Resilience {name}, {why}, has {theirs}, which declares the same host as {target}: one policy per host; delete one of the two, or merge them"
+            )
+        };
         return Err(if violations.is_empty() { Refusal::Superseded(conflict) } else { Refusal::Invalid(violations) });
     }
     let service = match &observed.target {
@@ -97,6 +108,7 @@ pub fn validate(resilience: &Resilience, observed: &Observed, settings: &Setting
     }
     if violations.is_empty() {
         violations.extend(resolve::faults(spec, service));
+        violations.extend(server_side::faults(spec, service));
     }
     if !violations.is_empty() {
         return Err(Refusal::Invalid(violations));
@@ -110,22 +122,38 @@ pub fn validate(resilience: &Resilience, observed: &Observed, settings: &Setting
             format!("{target} is not known here, and its host stands in it: add it to the files"),
         ));
     }
+    // First: a Sidecar of ours must go for another's, whatever else is in the way.
+    server_side::look(&valid, observed, settings)?;
     let wants = valid.wants();
-    let neighbours = neighbours::look(&valid, wants, &observed.existing, settings).map_err(Refusal::Conflicted)?;
-    if let Some(other) = &neighbours.routes_owner {
-        if !wants.rule {
+    valid.merge = merge::find(spec, &valid, wants, &observed.existing, settings).map_err(Refusal::Conflicted)?;
+    let neighbours = neighbours::look(&valid, wants, observed, settings).map_err(Refusal::Conflicted)?;
+    let routes_owner = &neighbours.routes.owner;
+    if let Some(other) = routes_owner {
+        if !wants.rule && !wants.server {
             // Accepted, it would be Ready with nothing behind it.
-            return Err(Refusal::Superseded(format!(
-                "{other} has the host, and a proxy takes the routes of one VirtualService only, so nothing of this policy can be generated: put timeouts.request and retries there, or delete it"
-            )));
+            return Err(Refusal::Superseded(without_routes(other)));
         }
         valid.leave_routes();
     }
-    valid.effective = effective::effective(spec, &valid, service, neighbours.routes_owner.is_none());
+    valid.effective = effective::effective(spec, &valid, service, routes_owner.is_none());
     let left_out = gate::gate(spec, &mut valid, &observed.istio).map_err(Refusal::Unsupported)?;
-    valid.warnings = warnings::warnings(spec, &valid, service, observed, &neighbours);
+    valid.warnings = warnings::warnings(spec, &valid, service, observed, &neighbours, settings);
     valid.warnings.extend(left_out);
     Ok(valid)
+}
+
+/// Of a policy that is of routes alone.
+fn without_routes(other: &neighbours::RoutesOwner) -> String {
+    let name = &other.name;
+    if other.is_gateway_api {
+        format!(
+            "{name} has the routes of this target, which go before those of a VirtualService, so nothing of this policy can be generated: put timeouts and retries there, or delete it"
+        )
+    } else {
+        format!(
+            "{name} has the host, and a proxy takes the routes of one VirtualService only, so nothing of this policy can be generated: put timeouts.request and retries there, or delete it"
+        )
+    }
 }
 
 /// Fully qualified; empty where it is not known.

@@ -46,8 +46,13 @@ fn no_pure_module_names_a_client_or_waits_for_anything() {
     for path in PURE.iter().flat_map(|name| module(name).1) {
         for (number, line) in read(&path).lines().enumerate() {
             let code = line.split("//").next().unwrap_or_default();
-            let mut words = code.split(|c: char| !c.is_alphanumeric() && c != '_');
-            let word = words.find(|word| ["Client", "Api", "async", "await", "disallowed_types"].contains(word));
+            let names: String = code.split('"').step_by(2).collect();
+            let mut words = names.split(|c: char| !c.is_alphanumeric() && c != '_');
+            // A workload that calls is a client too.
+            let ours = !code.contains("kube");
+            let word = words.find(|word| {
+                ["Client", "Api", "async", "await", "disallowed_types"].contains(word) && !(ours && *word == "Client")
+            });
             assert!(word.is_none() || code == DENY, "{}:{}: {word:?}", path.display(), number + 1);
         }
     }

@@ -5,9 +5,9 @@ use kube::api::ObjectMeta;
 use proptest::{collection, option, prelude::*, sample, string};
 use resilience_operator::{
     api::{
-        Blocks, Duration, Ejection, Limits, LocalityFailover, Method, Mode, PerClientLimits, PortEntry,
-        RETRIABLE_STATUS_CODES, Resilience, ResilienceSpec, Retries, RetryBudget, RetryOn, TargetKind, TargetRef,
-        Timeouts,
+        Blocks, Coexistence, Duration, Ejection, Limits, LocalityFailover, Method, Mode, PerClientLimits,
+        PerServerLimits, PortEntry, RETRIABLE_STATUS_CODES, Resilience, ResilienceSpec, Retries, RetryBudget, RetryOn,
+        ServerMode, TargetKind, TargetRef, Timeouts,
     },
     istio::Protocol,
     observed::{Discovery, Endpoints, Membership, Observed, PortView, ServiceView, Target},
@@ -48,6 +48,35 @@ fn per_client() -> impl Strategy<Value = PerClientLimits> {
             }
         },
     )
+}
+
+fn per_server() -> impl Strategy<Value = PerServerLimits> {
+    let limited = (counter(), counter(), counter(), counter()).prop_map(
+        |(connections, pending_requests, active_requests, requests_per_connection)| PerServerLimits {
+            mode: ServerMode::Limited,
+            connections,
+            pending_requests,
+            active_requests,
+            requests_per_connection,
+        },
+    );
+    let none = PerServerLimits {
+        mode: ServerMode::Unlimited,
+        connections: None,
+        pending_requests: None,
+        active_requests: None,
+        requests_per_connection: None,
+    };
+    let empty = PerServerLimits { mode: ServerMode::Limited, ..none.clone() };
+    prop_oneof![1 => Just(none), 2 => limited.prop_filter("it limits", move |limits| *limits != empty)]
+}
+
+/// Takes out what nothing but a Service can have.
+pub fn without_server_side(spec: &mut ResilienceSpec) {
+    if let Some(limits) = &mut spec.limits {
+        limits.per_server = None;
+        limits.per_client.get_or_insert_with(|| PerClientLimits { connections: Some(1), ..PerClientLimits::default() });
+    }
 }
 
 fn ejection() -> impl Strategy<Value = Ejection> {
@@ -147,7 +176,7 @@ fn blocks() -> BoxedStrategy<Blocks> {
         .prop_map(|(limits, ejection, timeouts, retries)| Blocks {
             limits: limits
                 .filter(|limits| *limits != PerClientLimits::default())
-                .map(|limits| Limits { per_client: Some(limits) }),
+                .map(|limits| Limits { per_client: Some(limits), per_server: None }),
             ejection: ejection.filter(|ejection| *ejection != Ejection::default()),
             timeouts: timeouts.filter(|timeouts| *timeouts != Timeouts::default()),
             retries: retries.filter(|retries| *retries != Retries::default()),
@@ -180,6 +209,8 @@ prop_compose! {
         target in "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?",
         entry in any::<bool>(),
         common in blocks().prop_filter("whole", is_whole),
+        server in option::of(per_server()),
+        coexistence in prop_oneof![3 => Just(Coexistence::Refuse), 1 => Just(Coexistence::Merge)],
         mode in prop_oneof![8 => Just(Mode::Enforce), 1 => Just(Mode::Observe), 1 => Just(Mode::Suspend)],
         ports in prop_oneof![2 => Just(Vec::new()), 1 => collection::vec(blocks(), 1..PORTS.len())],
     ) -> ResilienceSpec {
@@ -190,9 +221,12 @@ prop_compose! {
             let Blocks { limits, ejection, timeouts, retries } = own;
             PortEntry { port: *port, limits, ejection, timeouts, retries }
         });
-        let Blocks { limits, ejection, timeouts, retries } = common;
+        let Blocks { mut limits, ejection, timeouts, retries } = common;
+        if let Some(server) = server.filter(|_| !entry) {
+            limits.get_or_insert(Limits { per_client: None, per_server: None }).per_server = Some(server);
+        }
         let ports = ports.collect();
-        ResilienceSpec { target_refs: vec![target], mode, limits, ejection, timeouts, retries, ports }
+        ResilienceSpec { target_refs: vec![target], mode, coexistence, limits, ejection, timeouts, retries, ports }
     }
 }
 
@@ -260,7 +294,16 @@ prop_compose! {
         ports.extend(others.into_iter().map(|(number, kind)| PortView { number, protocol: kinds[kind] }));
         ports.sort_by_key(|port| port.number);
         ports.dedup_by_key(|port| port.number);
-        ServiceView { hosts: vec!["api.example.com".to_owned()], discovery, ports, listed: None, waypoint: None, prefers_near }
+        let selector = [("app".to_owned(), "x".to_owned())].into();
+        ServiceView {
+            hosts: vec!["api.example.com".to_owned()],
+            discovery,
+            ports,
+            selector,
+            listed: None,
+            waypoint: None,
+            prefers_near,
+        }
     }
 }
 

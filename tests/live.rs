@@ -244,7 +244,8 @@ async fn warnings_come_and_go_against_those_of_the_status() {
         list.iter().map(|warning| warning["code"].as_str().unwrap().to_owned()).collect()
     };
     assert_eq!(codes("new"), ["RES014"]);
-    assert!(codes("staying").contains(&"RES011".to_owned()), "{report}");
+    assert!(codes("staying").contains(&"RES010".to_owned()), "{report}");
+    assert_eq!(codes("gone"), ["RES011"]);
     assert_eq!(report["resiliences"][0]["warnings"]["new"][0]["page"], "docs/warnings/RES014.md");
 }
 

@@ -8,12 +8,12 @@ use kube::api::ObjectMeta;
 use proptest::{collection, option, prelude::*, sample};
 use resilience_operator::{
     api::{
-        Resilience, ResilienceSpec,
+        Resilience, ResilienceSpec, TargetKind,
         schema::{decode, faults},
     },
     cli::yaml,
     diff::{changes, diff, strip_patch},
-    istio::{Existing, Kind, destination_rule_faults, virtual_service_faults},
+    istio::{Existing, Kind, spec_faults},
     names,
     observed::Observed,
     translate::{Desired, DesiredObject, translate},
@@ -21,7 +21,7 @@ use resilience_operator::{
 };
 use serde_json::{Value, json};
 
-use crate::legal::{UID, legal_spec, policy, world};
+use crate::legal::{UID, legal_spec, policy, without_server_side, world};
 
 fn valid(policy: &Resilience, world: &Observed) -> Valid {
     validate(policy, world, &Settings::default()).unwrap_or_else(|refusal| panic!("{refusal:?}"))
@@ -92,6 +92,9 @@ fn damage() -> impl Strategy<Value = Vec<(&'static str, Value)>> {
         ("/exportTo", json!(["."])),
         ("/workloadSelector", json!({"matchLabels": {"app": "batch"}})),
         ("/gateways", json!(["mesh"])),
+        ("/egress", json!([{"hosts": ["./*"]}])),
+        ("/outboundTrafficPolicy", json!({"mode": "ALLOW_ANY"})),
+        ("/inboundConnectionPool/http", json!({"http2MaxRequests": 77})),
         ("/trafficPolicy/tls", json!({"mode": "DISABLE"})),
         ("/trafficPolicy/portLevelSettings", json!([{"port": {"number": 80}}])),
         ("/trafficPolicy/loadBalancer", json!({"simple": "RANDOM"})),
@@ -116,7 +119,7 @@ fn hurt(spec: &mut Value, pointer: &str, value: Value) {
 }
 
 prop_compose! {
-    /// Any object of the two kinds: ours by owner, by label, by none; also of other policies.
+    /// Any object of the kinds that we write: ours by owner, by label, by none; also of other policies.
     fn anything()(
         kind in sample::select(Kind::ALL.to_vec()),
         name in sample::select(vec!["a", "b", "c"]),
@@ -235,11 +238,7 @@ proptest! {
     #[test]
     fn what_is_rendered_obeys_the_rules_of_istio(policy in policy(), world in world()) {
         for object in translate(&valid(&policy, &world)).objects() {
-            let found = match object.kind {
-                Kind::DestinationRule => destination_rule_faults(&object.json["spec"]),
-                Kind::VirtualService => virtual_service_faults(&object.json["spec"]),
-            };
-            prop_assert_eq!(found, vec![], "{}", object.json);
+            prop_assert_eq!(spec_faults(object.kind, &object.json["spec"]), vec![], "{}", object.json);
         }
     }
 
@@ -278,6 +277,9 @@ proptest! {
         }
         let target = policy.spec.target_refs.clone();
         policy.spec = ResilienceSpec { target_refs: target, ..new };
+        if policy.spec.target_refs[0].kind == TargetKind::ServiceEntry {
+            without_server_side(&mut policy.spec);
+        }
         let after = valid(&policy, &world);
         let desired = translate(&after);
         let there = apply(&desired, &after.owner, &there);
@@ -343,7 +345,8 @@ fn the_winner_of_two_policies_is_the_same_whoever_asks() {
     for (one, other) in ages.iter().flat_map(|one| ages.iter().map(move |other| (*one, *other))) {
         let refused = |policy: &Resilience, rival: &Resilience| {
             let created = rival.metadata.creation_timestamp.as_ref().map(|time| time.0);
-            let rivals = vec![Rival { name: rival.metadata.name.clone().expect("a name"), created }];
+            let target = rival.spec.target_refs[0].clone();
+            let rivals = vec![Rival { name: rival.metadata.name.clone().expect("a name"), target, created }];
             let observed = Observed { rivals, ..Observed::default() };
             matches!(validate(policy, &observed, &Settings::default()), Err(Refusal::Superseded(_)))
         };

@@ -6,8 +6,9 @@ use std::{future::Future, sync::Arc, time::Duration};
 use resilience_operator::{
     cli::input,
     controller::{self, GATE, Options},
+    istio::Kind,
     names,
-    runtime::{admin::Health, metrics::Metrics},
+    runtime::{admin::Health, lease::term::Term, metrics::Metrics, writer::Writer},
 };
 use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
@@ -15,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fake::{Fake, Fault};
 
-const DR: &str = "destinationrules";
-const VS: &str = "virtualservices";
-const POLICIES: &str = "resiliences";
+pub const DR: &str = "destinationrules";
+pub const VS: &str = "virtualservices";
+pub const POLICIES: &str = "resiliences";
 
 pub struct Operator {
     pub metrics: Arc<Metrics>,
@@ -36,7 +37,8 @@ impl Operator {
         health.block(GATE, "not begun");
         let stop = CancellationToken::new();
         let options = Options { deadline: Duration::from_millis(300), ..options };
-        let run = controller::run(fake.client(), options, metrics.clone(), health.clone(), stop.clone());
+        let writer = Writer::through(fake.client(), Term::always());
+        let run = controller::run(fake.client(), writer, options, metrics.clone(), health.clone(), stop.clone());
         Self { metrics, health, stop, task: tokio::spawn(run) }
     }
 
@@ -120,7 +122,7 @@ pub async fn settle(fake: &Fake) {
     until_programmed(fake, &name).await;
 }
 
-fn writes_but_markers(fake: &Fake) -> Vec<String> {
+pub fn writes_but_markers(fake: &Fake) -> Vec<String> {
     fake.writes().into_iter().filter(|write| !write.contains("marker-")).collect()
 }
 
@@ -320,6 +322,30 @@ async fn a_panic_is_that_of_one_policy_and_heals() {
 }
 
 #[tokio::test]
+async fn a_service_or_slice_that_cannot_be_read_stops_nobody_and_stays_as_it_was_known() {
+    let fake = fake_with(&["web"]);
+    let mut odd = service("odd");
+    odd["spec"]["ports"] = json!("none");
+    fake.put("services", odd);
+    let mut slice = json!({"metadata": {"name": "odd", "namespace": "ns"}, "addressType": "IPv4"});
+    slice["endpoints"] = json!({"of": "tomorrow"});
+    fake.put("endpointslices", slice);
+    let operator = Operator::start(&fake);
+    until_programmed(&fake, "web").await;
+    fake.patch("services", "web", &json!({"spec": {"ports": "none"}}));
+    until("it is counted", || operator.counted(r#"resilience_operator_unreadable_objects_total{kind="Service"} 2"#))
+        .await;
+    // A list without it in our types is no list without it.
+    fake.break_watches("services");
+    settle(&fake).await;
+    assert_eq!(writes_but_markers(&fake), CREATION);
+    fake.put("services", service("odd"));
+    fake.put(POLICIES, policy("odd"));
+    until_programmed(&fake, "odd").await;
+    assert!(operator.counted(r#"resilience_operator_unreadable_objects_total{kind="EndpointSlice"} 1"#));
+}
+
+#[tokio::test]
 async fn an_object_that_cannot_be_read_says_so_and_stops_nobody() {
     let fake = fake_with(&["good"]);
     let mut bad = policy("bad");
@@ -460,8 +486,13 @@ fn put_world(fake: &Fake, golden: &str) -> String {
         };
         if kind == "Namespace" {
             (object["metadata"]["name"], object["metadata"]["namespace"]) = (json!("ns"), json!(""));
-        } else {
+        } else if object["metadata"]["namespace"].as_str().is_none_or(|namespace| namespace == "default") {
             object["metadata"]["namespace"] = json!("ns");
+        }
+        if let Some(parent) = object.pointer_mut("/spec/parentRefs/0") {
+            parent["namespace"] = json!("ns");
+            fake.install(crate::installed::open_api("nothing"), true);
+            fake.install_gateway_api(true);
         }
         if kind == names::KIND {
             object["metadata"]["name"].as_str().unwrap().clone_into(&mut policy);
@@ -469,6 +500,15 @@ fn put_world(fake: &Fake, golden: &str) -> String {
         fake.put(&plural, serde_json::from_str(&object.to_string().replace(".default.svc.", ".ns.svc.")).unwrap());
     }
     if schemas != json!({}) {
+        // Istio's document describes all of its kinds, whichever a file is about.
+        for kind in
+            Kind::ALL.into_iter().map(Kind::as_str).filter(|kind| schemas.get(kind).is_none()).collect::<Vec<_>>()
+        {
+            schemas[kind] = json!({
+                "x-kubernetes-group-version-kind": [{"group": names::ISTIO_GROUP, "version": "v1", "kind": kind}],
+                "properties": {"spec": {"x-kubernetes-preserve-unknown-fields": true}},
+            });
+        }
         fake.install(json!({"components": {"schemas": schemas}}), true);
     }
     policy
@@ -489,7 +529,8 @@ async fn a_warning_has_the_same_words_in_status_event_and_on_the_command_line() 
         let fake = Fake::default();
         let name = put_world(&fake, golden);
         let _operator = Operator::start(&fake);
-        until_programmed(&fake, &name).await;
+        let programmed = || condition(&fake, &name, "Programmed") == "True/Programmed";
+        until(&format!("{golden} is Programmed"), programmed).await;
         let policy = fake.get(POLICIES, &name).unwrap();
         let status = lines(policy["status"]["warnings"].as_array().unwrap(), "code", "message");
         assert!(!status.is_empty(), "{golden}");

@@ -39,9 +39,10 @@ fn client(installed: Arc<AtomicBool>) -> Client {
         let path = request.uri().path().to_owned();
         let there = !path.contains("istio") || installed.load(Ordering::Relaxed);
         async move {
-            let resources: Vec<_> = ["resiliences", "destinationrules", "virtualservices", "serviceentries"]
-                .map(|name| json!({"name": name, "singularName": "", "namespaced": true, "kind": "K", "verbs": []}))
-                .into();
+            let resources: Vec<_> =
+                ["resiliences", "destinationrules", "virtualservices", "sidecars", "serviceentries"]
+                    .map(|name| json!({"name": name, "singularName": "", "namespaced": true, "kind": "K", "verbs": []}))
+                    .into();
             let (code, body) = if there {
                 (200, json!({"groupVersion": "g/v", "resources": resources}))
             } else {

@@ -45,6 +45,17 @@ pub fn start_in(checkout: &Checkout, kubectl: &Kubectl) -> Result<()> {
     })
 }
 
+/// The client alone, in the client's own namespace.
+///
+/// # Errors
+/// When it does not get available in time.
+pub fn start_client_in(checkout: &Checkout, kubectl: &Kubectl) -> Result<()> {
+    let demo = moved(&manifest(checkout, "demo.yaml")?, kubectl);
+    let documents: Vec<&str> = demo.split("\n---\n").filter(|document| document.contains("name: fortio,")).collect();
+    kubectl.apply(&documents.join("\n---\n"))?;
+    available(kubectl, &["deployment/fortio"])
+}
+
 /// Adds a replica that answers every request with 500 to the server in the client's own namespace.
 ///
 /// # Errors

@@ -64,11 +64,15 @@ fn overlay(base: &mut Value, top: &Value) {
 /// Limits, by who enforces them.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = ("has(self.perClient)", "is empty: set perClient, or leave limits out"))]
+#[x_kube(validation = ("has(self.perClient) || has(self.perServer)", "is empty: set perClient or perServer, or leave limits out"))]
 pub struct Limits {
     /// Enforced by EACH client proxy: ten clients may ask ten times as much.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_client: Option<PerClientLimits>,
+    /// Enforced by EACH server proxy, for all its clients together and for all ports. Unset: Istio puts
+    /// perClient there too. Only for a Service with a selector.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_server: Option<PerServerLimits>,
 }
 
 /// What one client proxy may ask of the Service.
@@ -99,6 +103,57 @@ pub struct PerClientLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_147_483_647))]
     pub concurrent_retries: Option<i32>,
+}
+
+/// What one server proxy takes from all its clients together. Retries are no limit of a server's: what
+/// its own proxy repeats is not of this policy.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = ("self.mode != 'Limited' || has(self.connections) || has(self.pendingRequests) || has(self.activeRequests) || has(self.requestsPerConnection)", "mode Limited needs a limit: set connections, pendingRequests, activeRequests or requestsPerConnection, or use mode Unlimited"),
+    validation = ("self.mode != 'Unlimited' || !(has(self.connections) || has(self.pendingRequests) || has(self.activeRequests) || has(self.requestsPerConnection))", "mode Unlimited takes no limit: leave connections, pendingRequests, activeRequests and requestsPerConnection out, or use mode Limited"),
+)]
+pub struct PerServerLimits {
+    /// Whether a server's own proxy limits at all.
+    pub mode: ServerMode,
+    /// Connections that a server proxy opens to its application; over HTTP surplus requests wait for one, a
+    /// surplus TCP connection is closed. Unset: not limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 2_147_483_647))]
+    pub connections: Option<i32>,
+    /// Requests that wait for a connection to the application. One more is answered 503 at once. Unset:
+    /// not limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 2_147_483_647))]
+    pub pending_requests: Option<i32>,
+    /// Requests under way in the application. One more is answered 503 at once. Unset: not limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 2_147_483_647))]
+    pub active_requests: Option<i32>,
+    /// Requests that one connection to the application carries before it is closed. Unset: not limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 2_147_483_647))]
+    pub requests_per_connection: Option<i32>,
+}
+
+/// Whether a server's own proxy limits what all clients together ask of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ServerMode {
+    /// By the limits beside it, and by no others.
+    Limited,
+    /// Not at all: perClient is enforced by clients alone.
+    Unlimited,
+}
+
+impl ServerMode {
+    /// The value as it stands in the spec.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Limited => "Limited",
+            Self::Unlimited => "Unlimited",
+        }
+    }
 }
 
 /// When an endpoint is left out, for how long, and how many may be at a time. A detector that is

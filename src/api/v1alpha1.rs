@@ -15,6 +15,7 @@ use super::{
     fields::{ports_schema, target_refs_schema},
     status::ResilienceStatus,
 };
+use crate::names;
 
 /// Circuit breaking for one Service: what each client may ask of it, when a failing endpoint is
 /// left out, how long a call may take, and what is tried again.
@@ -29,7 +30,7 @@ use super::{
     category = "istio-policies",
     namespaced,
     derive = "PartialEq",
-    doc = "Circuit breaking for one Service, generated for Istio as DestinationRule and VirtualService.",
+    doc = "Circuit breaking for one Service, generated for Istio as DestinationRule, VirtualService and Sidecar.",
     status = "ResilienceStatus",
     printcolumn(name = "Target", type_ = "string", json_path = ".spec.targetRefs[0].name"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
@@ -49,6 +50,7 @@ use super::{
     validation = Rule::new("!has(self.retries) || has(self.retries.attempts)").message("needs attempts: how many tries after the first; 0 for none").field_path(".retries"),
     validation = Rule::new("!has(self.retries) || !has(self.retries.budget) || !has(self.limits) || !has(self.limits.perClient) || !has(self.limits.perClient.concurrentRetries)").message("cannot stand beside retries.budget: Envoy takes the budget and ignores the number; leave one of the two out").field_path(".limits.perClient.concurrentRetries"),
     validation = Rule::new("!has(self.ports) || !has(self.retries) || !has(self.retries.budget)").message("cannot stand beside ports: Istio drops the budget on a port with settings of its own; use limits.perClient.concurrentRetries").field_path(".retries.budget"),
+    validation = Rule::new("!has(self.limits) || !has(self.limits.perServer) || self.targetRefs.all(target, target.kind == 'Service')").message("is for a Service: Istio sets it by the labels of pods, and a ServiceEntry names none that are known to be in this mesh; leave it out").field_path(".limits.perServer"),
     validation = ("has(self.limits) || has(self.ejection) || has(self.timeouts) || has(self.retries) || has(self.ports)", "declares nothing: set at least one of limits, ejection, timeouts, retries, ports"),
     validation = ("!has(self.retries) || !has(self.retries.perTryTimeout) || !has(self.timeouts) || !has(self.timeouts.request) || !self.retries.perTryTimeout.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || !self.timeouts.request.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || duration(self.retries.perTryTimeout) < duration(self.timeouts.request)", "retries.perTryTimeout must be shorter than timeouts.request: otherwise no try is ever repeated"),
 )]
@@ -59,6 +61,9 @@ pub struct ResilienceSpec {
     /// Whether the policy acts, only reports, or leaves everything as it is.
     #[serde(default)]
     pub mode: Mode,
+    /// What becomes of the policy where somebody else has a DestinationRule for the host in this namespace.
+    #[serde(default)]
+    pub coexistence: Coexistence,
     /// How much may be asked of the Service at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
@@ -96,6 +101,7 @@ impl ResilienceSpec {
         Self {
             target_refs: Vec::new(),
             mode: Mode::default(),
+            coexistence: Coexistence::default(),
             limits: None,
             ejection: None,
             timeouts: None,
@@ -117,6 +123,17 @@ pub enum Mode {
     Suspend,
 }
 
+/// What becomes of a policy where somebody else has a DestinationRule for the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Coexistence {
+    /// It is not accepted: Istio would heed one of the two rules only.
+    #[default]
+    Refuse,
+    /// Limits, ejection and the retry budget stand in the other's rule, beside what its owner wrote there,
+    /// as long as nobody else has those blocks.
+    Merge,
+}
+
 /// One port that differs.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -124,13 +141,14 @@ pub enum Mode {
     validation = ("has(self.limits) || has(self.ejection) || has(self.timeouts) || has(self.retries)", "declares nothing: set at least one of limits, ejection, timeouts, retries, or leave the port out"),
     validation = Rule::new("!has(self.ejection) || has(self.ejection.consecutive5xx) || has(self.ejection.consecutiveGateway) || has(self.ejection.consecutiveLocalOrigin) || has(self.ejection.interval) || has(self.ejection.baseTime) || has(self.ejection.maxPercent) || has(self.ejection.minHealthyPercent) || has(self.ejection.localityFailover)").message("is empty: set a detector, or leave ejection out").field_path(".ejection"),
     validation = Rule::new("!has(self.retries) || has(self.retries.attempts) || has(self.retries.retryOn) || has(self.retries.statusCodes) || has(self.retries.methods) || has(self.retries.perTryTimeout) || has(self.retries.backoff) || has(self.retries.budget)").message("is empty: set attempts, or leave retries out").field_path(".retries"),
+    validation = Rule::new("!has(self.limits) || !has(self.limits.perServer)").message("is for all ports: Istio's inboundConnectionPool knows no ports; set spec.limits.perServer").field_path(".limits.perServer"),
     validation = Rule::new("!has(self.retries) || !has(self.retries.budget)").message("is for all ports: Istio drops the budget on a port with settings of its own; use limits.perClient.concurrentRetries").field_path(".retries.budget"),
 )]
 pub struct PortEntry {
     /// Port of the Service or `ServiceEntry`, not of the pods.
     #[schemars(range(min = 1, max = 65_535))]
     pub port: u16,
-    /// As `spec.limits`.
+    /// As `spec.limits`, but for `perServer`, which is for all ports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
     /// As `spec.ejection`.
@@ -177,6 +195,18 @@ pub enum TargetKind {
     Service,
     /// A networking.istio.io `ServiceEntry`: a host outside of the cluster, or one that Kubernetes does not know.
     ServiceEntry,
+}
+
+impl TargetRef {
+    /// A target of that kind, in the group that the kind has.
+    #[must_use]
+    pub fn new(kind: TargetKind, name: &str) -> Self {
+        let group = match kind {
+            TargetKind::Service => "",
+            TargetKind::ServiceEntry => names::ISTIO_GROUP,
+        };
+        Self { group: group.to_owned(), kind, name: name.to_owned() }
+    }
 }
 
 impl TargetKind {

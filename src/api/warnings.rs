@@ -63,6 +63,16 @@ pub enum Code {
     /// Calls come in through a gateway, where limits act and timeouts and retries do not.
     #[serde(rename = "RES032")]
     GatewayRoutesApart,
+    /// Some clients have other routes for the host: private ones, ones exported to them by name, or Gateway API
+    /// routes of their own namespace (measured M35, M36, M39).
+    #[serde(rename = "RES033")]
+    RoutesOfSomeClients,
+    /// A younger VirtualService of another namespace has the host: Istio ignores it beside ours (M34).
+    #[serde(rename = "RES034")]
+    YoungerRoutesIgnored,
+    /// A VirtualService for a wildcard covers the host: ours hides it.
+    #[serde(rename = "RES035")]
+    WildcardRoutesHidden,
     /// Ejection on a headless Service: counted, without effect (measured M60).
     #[serde(rename = "RES040")]
     HeadlessEjection,
@@ -78,11 +88,42 @@ pub enum Code {
     /// The installed Istio has no such field; left out, since its value is what holds without it.
     #[serde(rename = "RES060")]
     FieldNotKnown,
+    /// The DestinationRule that holds our blocks has subsets: each counts for itself.
+    #[serde(rename = "RES061")]
+    SubsetsCountApart,
+    /// Another VirtualService sends the host's calls to other hosts: a rule for this one is never asked.
+    #[serde(rename = "RES062")]
+    RoutedToOthers,
+    /// Some clients have another DestinationRule for the host: of their own namespace, or for their labels.
+    #[serde(rename = "RES070")]
+    RuleOfSomeClients,
+    /// Some clients have no DestinationRule at all: one of their namespace, for other pods, ends the search.
+    #[serde(rename = "RES071")]
+    NoRuleForSomeClients,
+    /// A DestinationRule for a wildcard, or of the root namespace, is hidden by ours.
+    #[serde(rename = "RES072")]
+    HidesRule,
+    /// Objects that may matter may not be read.
+    #[serde(rename = "RES073")]
+    NotRead,
+    /// `limits.perServer` where pods have no proxy of their own that could enforce it.
+    #[serde(rename = "RES080")]
+    PerServerWithoutProxies,
+    /// Times of connections of a single port, beside `limits.perServer`: servers' own proxies have one set
+    /// of times for all ports (istio `pilot/pkg/model/sidecar.go`, `InboundConnectionPoolForPort`).
+    #[serde(rename = "RES081")]
+    PortTimesNotAtServers,
+    /// A limit of `limits.perServer` below that of a single client.
+    #[serde(rename = "RES082")]
+    PerServerBelowPerClient,
+    /// `limits.perServer` refuses and ejection is on: the refusals count as failures, as with RES011.
+    #[serde(rename = "RES083")]
+    PerServerLimitsEject,
 }
 
 impl Code {
     /// All codes, in order.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 36] = [
         Self::PerClientLimitsServer,
         Self::PerClientLimitsEject,
         Self::ConnectionsQueue,
@@ -101,11 +142,24 @@ impl Code {
         Self::RoutesOwnedByAnother,
         Self::YoungerRuleIgnored,
         Self::GatewayRoutesApart,
+        Self::RoutesOfSomeClients,
+        Self::YoungerRoutesIgnored,
+        Self::WildcardRoutesHidden,
         Self::HeadlessEjection,
         Self::SealedPort,
         Self::CallersWithoutSidecar,
         Self::AmbientWithoutWaypoint,
         Self::FieldNotKnown,
+        Self::SubsetsCountApart,
+        Self::RoutedToOthers,
+        Self::RuleOfSomeClients,
+        Self::NoRuleForSomeClients,
+        Self::HidesRule,
+        Self::NotRead,
+        Self::PerServerWithoutProxies,
+        Self::PortTimesNotAtServers,
+        Self::PerServerBelowPerClient,
+        Self::PerServerLimitsEject,
     ];
 
     /// The code as it stands in status, on the command line and in the name of its page.
@@ -130,11 +184,24 @@ impl Code {
             Self::RoutesOwnedByAnother => "RES030",
             Self::YoungerRuleIgnored => "RES031",
             Self::GatewayRoutesApart => "RES032",
+            Self::RoutesOfSomeClients => "RES033",
+            Self::YoungerRoutesIgnored => "RES034",
+            Self::WildcardRoutesHidden => "RES035",
             Self::HeadlessEjection => "RES040",
             Self::SealedPort => "RES041",
             Self::CallersWithoutSidecar => "RES050",
             Self::AmbientWithoutWaypoint => "RES051",
             Self::FieldNotKnown => "RES060",
+            Self::SubsetsCountApart => "RES061",
+            Self::RoutedToOthers => "RES062",
+            Self::RuleOfSomeClients => "RES070",
+            Self::NoRuleForSomeClients => "RES071",
+            Self::HidesRule => "RES072",
+            Self::NotRead => "RES073",
+            Self::PerServerWithoutProxies => "RES080",
+            Self::PortTimesNotAtServers => "RES081",
+            Self::PerServerBelowPerClient => "RES082",
+            Self::PerServerLimitsEject => "RES083",
         }
     }
 }

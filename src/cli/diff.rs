@@ -100,7 +100,7 @@ pub fn run(args: &Args, io: &mut Io) -> anyhow::Result<ExitCode> {
 /// What could not be read of the cluster, one line each.
 pub async fn report(reader: &Reader, files: &World, settings: &Settings) -> Result<(Report, Vec<String>), Vec<String>> {
     let namespaces: BTreeSet<String> = files.policies.iter().map(|policy| policy.namespace.clone()).collect();
-    let live = reader.read(&namespaces).await?;
+    let live = reader.read(&namespaces, settings).await?;
     let before: Vec<_> =
         files.policies.iter().map(|policy| live.world.policies.get(&policy.namespace, &policy.name)).collect();
     files.lay_over(&live.world);
@@ -109,7 +109,7 @@ pub async fn report(reader: &Reader, files: &World, settings: &Settings) -> Resu
         let then = live.world.policies.get(&policy.namespace, &policy.name);
         let then = then.as_ref().and_then(|then| then.view.readable());
         let preview = match (&policy.object, then) {
-            (Ok(_), Some(then)) => preview(now, then, &live.observe(then, settings), settings),
+            (Ok(_), Some(then)) => preview(now, then, &live.observe(then), settings),
             (Ok(_), None) => refused(&policy.namespace, &policy.name, now, &[]),
             (Err(violations), _) => refused(&policy.namespace, &policy.name, now, violations),
         };

@@ -10,7 +10,7 @@ use super::{
     output::{Output, columns, count},
 };
 use crate::{
-    api::{Resilience, ResilienceSpec, TargetKind, TargetRef},
+    api::{Ownership, Resilience, ResilienceSpec, TargetKind, TargetRef},
     controller::world::Policy,
     names,
     observed::Observed,
@@ -133,7 +133,7 @@ pub async fn explain(
     namespace: &str,
     settings: &Settings,
 ) -> Result<(Option<Page>, Vec<String>), Vec<String>> {
-    let live = reader.read(&BTreeSet::from([namespace.to_owned()])).await?;
+    let live = reader.read(&BTreeSet::from([namespace.to_owned()]), settings).await?;
     let page = match find(&live, asked, namespace, settings)? {
         Some(found) => Some(with_clients(reader, found, client, namespace, settings).await?),
         None => None,
@@ -208,7 +208,7 @@ fn find(live: &Live, asked: &Asked, namespace: &str, settings: &Settings) -> Res
 }
 
 fn of_policy(live: &Live, policy: &Resilience, settings: &Settings) -> Found {
-    let observed = live.observe(policy, settings);
+    let observed = live.observe(policy);
     let target = policy.spec.target_refs.first().cloned();
     Found { page: page(policy, &observed, settings), target, observed }
 }
@@ -229,7 +229,7 @@ fn of_target(live: &Live, target: &TargetRef, namespace: &str, settings: &Settin
     let mut nobody = Resilience::new("", ResilienceSpec::unread());
     nobody.metadata.namespace = Some(namespace.to_owned());
     nobody.spec.target_refs = vec![target.clone()];
-    let observed = live.observe(&nobody, settings);
+    let observed = live.observe(&nobody);
     Found { page: bare(target, namespace, &observed, settings), target: Some(target.clone()), observed }
 }
 
@@ -455,7 +455,11 @@ fn generated(page: &Page, paint: Paint) -> String {
             State::Unwanted => (Tone::Error, "should not be there"),
             State::Left => (Tone::Warning, "of the last version that was accepted"),
         };
-        let _ = writeln!(text, "  {} {}: {}", object.kind, object.name, paint.word(tone, words));
+        let shared = match object.ownership {
+            Ownership::Created => "",
+            Ownership::CoOwned => ", our blocks in it",
+        };
+        let _ = writeln!(text, "  {} {}{shared}: {}", object.kind, object.name, paint.word(tone, words));
         for change in &object.changes {
             let (have, want) = (short(change.before.as_ref()), short(change.after.as_ref()));
             let _ = writeln!(text, "    {}: {have}, should be {want} ({})", change.path, change.reason);

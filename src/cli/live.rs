@@ -24,6 +24,7 @@ use crate::{
     controller::{
         NEEDED,
         cache::{Cache, Entry},
+        index::Indexed,
         installed,
         observe::observe,
         world::{self, World, istio_resource},
@@ -128,8 +129,8 @@ impl Live {
     /// What the operator would observe of a policy. The one place where it is put together from a cluster
     /// that was read once.
     #[must_use]
-    pub fn observe(&self, policy: &Resilience, settings: &Settings) -> Observed {
-        observe(policy, &self.world, &settings.cluster_domain)
+    pub fn observe(&self, policy: &Resilience) -> Observed {
+        observe(policy, &self.world)
     }
 }
 
@@ -144,8 +145,8 @@ impl Reader {
     ///
     /// # Errors
     /// Every kind that could not be read, and what to do; one line each.
-    pub async fn read(&self, namespaces: &BTreeSet<String>) -> Result<Live, Vec<String>> {
-        let world = World::default();
+    pub async fn read(&self, namespaces: &BTreeSet<String>, settings: &Settings) -> Result<Live, Vec<String>> {
+        let world = World::new(settings);
         let mut work = Vec::new();
         for namespace in namespaces {
             work.extend(self.lists(namespace, &world));
@@ -199,6 +200,7 @@ impl Reader {
     ) -> Result<(), String>
     where
         K: Clone + DeserializeOwned + Debug,
+        V: Indexed,
     {
         let mut chunk = ListParams::default().limit(CHUNK);
         loop {

@@ -22,7 +22,7 @@ use crate::{
     api::{TargetKind, TargetRef},
     controller::world::{self, istio_resource},
     istio::{
-        Existing, Kind,
+        Kind,
         neighbourhood::{
             Callee, Client, ClientSidecar, GATEWAY_API_VERSION, GatewayRoute, GatewayRouteKind, Neighbourhood,
         },
@@ -110,7 +110,7 @@ impl Reader {
             for object in found {
                 let spec = object.data.get("spec").unwrap_or(&Value::Null);
                 match (kind, route) {
-                    (Some(kind), _) => objects.push(Arc::new(world::existing(kind, object).view)),
+                    (Some(kind), _) => objects.push(world::existing(kind, object).view),
                     (_, Some(kind)) => routes.push(Arc::new(GatewayRoute::new(kind, &object.metadata, spec))),
                     _ => sidecars.push(ClientSidecar::new(&object.metadata, spec)),
                 }
@@ -120,7 +120,7 @@ impl Reader {
             return Err(faults);
         }
         let (domain, root) = (&settings.cluster_domain, &settings.root_namespace);
-        let gathered = Neighbourhood::gather(callee, &Vec::<Arc<Existing>>::from_iter(objects), &routes, domain, root);
+        let gathered = Neighbourhood::gather(callee, &objects, &routes, domain, root);
         Ok(Around { neighbourhood: Neighbourhood { sidecars: Arc::new(sidecars), ..gathered }, unread })
     }
 

@@ -15,7 +15,7 @@ use crate::report::{Fault, WarningLine};
 /// Check Resiliences without a cluster, as strictly as the cluster would and no stricter.
 ///
 /// Runs the rules of the CRD and the operator's own over all files together: Services, other
-/// Resiliences, DestinationRules and VirtualServices beside a Resilience count. A target that is
+/// Resiliences, Sidecars, DestinationRules and VirtualServices beside a Resilience count. A target that is
 /// not in the files is no fault. Warnings are printed and change nothing else.
 ///
 /// Exit codes: 0 no faults, 1 faults, 2 bad usage or unreadable files.

@@ -1,6 +1,9 @@
 //! What files say of the world, in the form in which the operator observes a cluster.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use k8s_openapi::{
     api::{core::v1::Service, discovery::v1::EndpointSlice},
@@ -12,13 +15,18 @@ use serde_json::{Value, json};
 use super::input::{Input, Object, Place};
 use crate::{
     api::{
-        Resilience, TargetKind,
+        Resilience, TargetKind, TargetRef,
         schema::{self, Violation},
     },
     controller::{cache::Entry, world as live},
-    istio::{Existing, Kind, Knows},
+    istio::{
+        Existing, Kind, Knows, SHARED_BLOCKS,
+        neighbourhood::{Callee, GatewayRoute, GatewayRouteKind, Neighbourhood},
+    },
     names,
-    observed::{Endpoints, Membership, Observed, Rival, ServiceView, Target, WAYPOINT, count_endpoints},
+    observed::{
+        Endpoints, Membership, Observed, Rival, Selecting, ServerSide, ServiceView, Target, WAYPOINT, count_endpoints,
+    },
     report::as_applied,
     validate::{Refusal, Settings, Valid, validate},
 };
@@ -61,7 +69,8 @@ pub struct World {
     entries: BTreeMap<Key, ServiceView>,
     namespaces: BTreeMap<String, Membership>,
     slices: BTreeMap<Key, Vec<EndpointSlice>>,
-    rules: Vec<Existing>,
+    rules: Vec<Arc<Existing>>,
+    gateway_routes: Vec<Arc<GatewayRoute>>,
     istio: Knows,
 }
 
@@ -117,11 +126,19 @@ impl World {
                     self.slices.entry((namespace, service)).or_default().push(slice);
                 }
             }
+            (names::ISTIO_GROUP, "Sidecar") => {
+                self.rules.push(Arc::new(existing(Kind::Sidecar, &object.value).map_err(broken)?));
+            }
             (names::ISTIO_GROUP, "DestinationRule") => {
-                self.rules.push(existing(Kind::DestinationRule, &object.value).map_err(broken)?);
+                self.rules.push(Arc::new(existing(Kind::DestinationRule, &object.value).map_err(broken)?));
             }
             (names::ISTIO_GROUP, "VirtualService") => {
-                self.rules.push(existing(Kind::VirtualService, &object.value).map_err(broken)?);
+                self.rules.push(Arc::new(existing(Kind::VirtualService, &object.value).map_err(broken)?));
+            }
+            (names::GATEWAY_API_GROUP, "HTTPRoute" | "GRPCRoute") => {
+                let kind = if kind == "HTTPRoute" { GatewayRouteKind::HttpRoute } else { GatewayRouteKind::GrpcRoute };
+                let (meta, spec) = parts(&object.value).map_err(broken)?;
+                self.gateway_routes.push(Arc::new(GatewayRoute::new(kind, &meta, &spec)));
             }
             ("apiextensions.k8s.io", "CustomResourceDefinition")
                 if self.istio.add_crd(&object.value).map_err(|why| format!("{kind} {name}: {why}"))? => {}
@@ -132,7 +149,7 @@ impl World {
 
     /// What the operator would observe of one policy if the files were its cluster.
     #[must_use]
-    pub fn observe(&self, resilience: &Resilience, beyond: Beyond) -> Observed {
+    pub fn observe(&self, resilience: &Resilience, beyond: Beyond, settings: &Settings) -> Observed {
         let namespace = resilience.namespace().unwrap_or_default();
         let closed = beyond == Beyond::Nothing;
         let target = resilience.spec.target_refs.first();
@@ -155,20 +172,97 @@ impl World {
             },
             endpoints,
             rivals: self.rivals(resilience),
-            existing: self.rules.iter().filter(|rule| rule.namespace == namespace).cloned().collect(),
+            existing: self.within(&namespace),
+            server_side: self.server_side(&namespace, target, settings),
             membership: self.namespaces.get(&namespace).copied(),
             istio: self.istio.clone(),
+            neighbourhood: target.map(|target| self.neighbourhood(&namespace, target, settings)).unwrap_or_default(),
+            unseen: BTreeSet::new(),
         }
     }
 
-    fn rivals(&self, resilience: &Resilience) -> Vec<Rival> {
-        let others = self.policies.iter().filter_map(|policy| policy.object.as_ref().ok()).filter(|other| {
-            let same_target = other.spec.target_refs.first() == resilience.spec.target_refs.first();
-            same_target && other.namespace() == resilience.namespace() && other.name_any() != resilience.name_any()
+    /// As the controller gathers it from its caches.
+    fn server_side(&self, namespace: &str, target: Option<&TargetRef>, settings: &Settings) -> ServerSide {
+        let views: Vec<(&str, ServiceView)> = self
+            .services
+            .iter()
+            .filter(|((of, _), _)| of == namespace)
+            .map(|((_, name), service)| (name.as_str(), ServiceView::from(service)))
+            .collect();
+        let target = target.filter(|target| target.kind == TargetKind::Service);
+        let own = target.and_then(|target| views.iter().find(|(name, _)| *name == target.name));
+        let Some((name, own)) = own else { return ServerSide::default() };
+        let policies = self.policies.iter().filter(|policy| policy.namespace == namespace);
+        let stating: Vec<&Resilience> = policies
+            .filter_map(|policy| policy.object.as_ref().ok())
+            .filter(|policy| policy.spec.limits.as_ref().is_some_and(|limits| limits.per_server.is_some()))
+            .collect();
+        let selecting = views.iter().map(|(name, view)| Selecting {
+            name,
+            selector: &view.selector,
+            policy: stating
+                .iter()
+                .find(|policy| policy.spec.target_refs.first().is_some_and(|target| target.name == *name))
+                .and_then(|policy| policy.metadata.name.as_deref()),
         });
-        let rivals = others
-            .map(|other| Rival { name: other.name_any(), created: other.creation_timestamp().map(|time| time.0) });
-        rivals.collect()
+        let sidecars = self.rules.iter().filter(|rule| {
+            rule.kind == Kind::Sidecar && (rule.namespace == namespace || rule.namespace == settings.root_namespace)
+        });
+        let addresses = |service: &str| {
+            let slices = self.slices.get(&(namespace.to_owned(), service.to_owned()));
+            let endpoints = slices.into_iter().flatten().flat_map(|slice| &slice.endpoints);
+            endpoints.flat_map(|endpoint| endpoint.addresses.iter().cloned()).collect()
+        };
+        let target = Selecting { name, selector: &own.selector, policy: None };
+        ServerSide::gather(namespace, &target, selecting, sidecars.map(Arc::as_ref), addresses)
+    }
+
+    fn within(&self, namespace: &str) -> Vec<Existing> {
+        let here = self.rules.iter().filter(|rule| rule.namespace == namespace);
+        here.map(|rule| Existing::clone(rule)).collect()
+    }
+
+    fn neighbourhood(&self, namespace: &str, target: &TargetRef, settings: &Settings) -> Neighbourhood {
+        let key = (namespace.to_owned(), target.name.clone());
+        let host = match target.kind {
+            TargetKind::Service => Some(names::service_host(&target.name, namespace, &settings.cluster_domain)),
+            TargetKind::ServiceEntry => self.entries.get(&key).and_then(|entry| entry.hosts.first()).cloned(),
+        };
+        let callee = Callee {
+            host: host.unwrap_or_default(),
+            namespace: namespace.to_owned(),
+            name: target.name.clone(),
+            is_entry: target.kind == TargetKind::ServiceEntry,
+            ..Callee::default()
+        };
+        let Settings { cluster_domain, root_namespace } = settings;
+        Neighbourhood::gather(&callee, &self.rules, &self.gateway_routes, cluster_domain, root_namespace)
+    }
+
+    fn rivals(&self, resilience: &Resilience) -> Vec<Rival> {
+        let target = resilience.spec.target_refs.first();
+        let host = target.and_then(|target| self.entry_host(resilience, target));
+        let others =
+            self.policies.iter().filter_map(|policy| policy.object.as_ref().ok()).filter(|other| {
+                other.namespace() == resilience.namespace() && other.name_any() != resilience.name_any()
+            });
+        let rival = |other: &Resilience| {
+            let theirs = other.spec.target_refs.first()?;
+            let same_host = || host.is_some() && self.entry_host(other, theirs) == host;
+            let created = other.creation_timestamp().map(|time| time.0);
+            (Some(theirs) == target || same_host()).then(|| Rival {
+                name: other.name_any(),
+                created,
+                target: theirs.clone(),
+            })
+        };
+        others.filter_map(rival).collect()
+    }
+
+    /// The host that a ServiceEntry declares; a Service has one that no other target has.
+    fn entry_host(&self, policy: &Resilience, target: &TargetRef) -> Option<&String> {
+        let key = (policy.namespace().unwrap_or_default(), target.name.clone());
+        (target.kind == TargetKind::ServiceEntry).then(|| self.entries.get(&key)?.hosts.first())?
     }
 
     /// Puts all of it on top of what a cluster has, as if it were applied: what only the API server knows
@@ -193,14 +287,16 @@ impl World {
         }
         for rule in &self.rules {
             let cache = live.istio(rule.kind);
-            let mut rule = rule.clone();
+            let mut rule = Existing::clone(rule);
             if let Some(there) = cache.get(&rule.namespace, &rule.name) {
                 let labels = there.view.labels.clone().into_iter().chain(rule.labels);
-                rule = Existing { labels: labels.collect(), spec: rule.spec, ..there.view.clone() };
+                let mut spec = rule.spec;
+                keep_shared(&there.view, &mut spec);
+                rule = Existing { labels: labels.collect(), spec, ..Existing::clone(&there.view) };
             }
             let (namespace, name) = (rule.namespace.clone(), rule.name.clone());
             let uid = rule.uid.clone().unwrap_or_default();
-            let _delta = cache.put(Entry { uid, ..fresh(&namespace, &name, rule) });
+            let _delta = cache.put(Entry { uid, ..fresh(&namespace, &name, Arc::new(rule)) });
         }
         for (policy, file) in self.policies.iter().filter_map(|policy| Some((policy, policy.object.as_ref().ok()?))) {
             let there = live.policies.get(&policy.namespace, &policy.name);
@@ -228,7 +324,7 @@ impl World {
         endpoints: Option<u32>,
     ) -> Result<Valid, Vec<Violation>> {
         let resilience = policy.object.as_ref().map_err(Clone::clone)?;
-        let mut observed = self.observe(resilience, Beyond::Unknown);
+        let mut observed = self.observe(resilience, Beyond::Unknown, settings);
         observed.endpoints = endpoints.map(Endpoints::of).or(observed.endpoints);
         validate(resilience, &observed, settings).map_err(|refusal| match refusal {
             Refusal::Invalid(violations) | Refusal::Unsupported(violations) => violations,
@@ -239,11 +335,30 @@ impl World {
     }
 }
 
+/// An apply of its owner's file leaves our blocks in a co-owned object, as far as the file has none.
+fn keep_shared(there: &Existing, spec: &mut Value) {
+    if there.co_owner_uid().is_none() || !spec.is_object() {
+        return;
+    }
+    for block in SHARED_BLOCKS {
+        if let Some(ours) = there.spec.pointer(&format!("/trafficPolicy/{block}"))
+            && spec["trafficPolicy"].get(block).is_none()
+        {
+            spec["trafficPolicy"][block] = ours.clone();
+        }
+    }
+}
+
 fn fresh<V>(namespace: &str, name: &str, view: V) -> Entry<V> {
     Entry { namespace: namespace.to_owned(), name: name.to_owned(), uid: String::new(), version: None, view }
 }
 
 fn existing(kind: Kind, value: &Value) -> serde_json::Result<Existing> {
-    let meta: ObjectMeta = serde_json::from_value(value.get("metadata").cloned().unwrap_or_default())?;
-    Ok(Existing::new(kind, &meta, value.get("spec").cloned().unwrap_or_default()))
+    let (meta, spec) = parts(value)?;
+    Ok(Existing::new(kind, &meta, spec))
+}
+
+fn parts(value: &Value) -> serde_json::Result<(ObjectMeta, Value)> {
+    let meta = serde_json::from_value(value.get("metadata").cloned().unwrap_or_default())?;
+    Ok((meta, value.get("spec").cloned().unwrap_or_default()))
 }

@@ -2,14 +2,21 @@
 //!
 //! In: one object at a time, or «this list is complete». Out: what was there before and what is there
 //! now, so that a change triggers whom it touched before as well as whom it touches now. Keeps lean
-//! views, not objects.
+//! views, not objects, and its [`Index`] in step with them: all changes come in by [`Cache::put`],
+//! [`Cache::remove`] and [`Cache::retain`].
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use kube::core::ObjectMeta;
+
+use super::index::{Index, Indexed, Key};
+use crate::names;
 
 /// What is kept of one object.
 #[derive(Debug)]
@@ -64,43 +71,86 @@ type Spaces<V> = HashMap<String, BTreeMap<String, Arc<Entry<V>>>>;
 
 /// All objects of one kind.
 #[derive(Debug)]
-pub struct Cache<V>(RwLock<Spaces<V>>);
+pub struct Cache<V> {
+    held: RwLock<Held<V>>,
+    cluster_domain: Arc<str>,
+    /// Entries that were given out: what answers cost.
+    pub visited: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Held<V> {
+    spaces: Spaces<V>,
+    index: Index<V>,
+}
+
+impl<V> Default for Held<V> {
+    fn default() -> Self {
+        Self { spaces: Spaces::default(), index: Index::default() }
+    }
+}
 
 impl<V> Default for Cache<V> {
     fn default() -> Self {
-        Self(RwLock::default())
+        Self::new(&names::DEFAULT_CLUSTER_DOMAIN.into())
     }
 }
 
 impl<V> Cache<V> {
-    fn read(&self) -> RwLockReadGuard<'_, Spaces<V>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    /// Empty. Short names are resolved in `cluster_domain`.
+    pub fn new(cluster_domain: &Arc<str>) -> Self {
+        Self { held: RwLock::default(), cluster_domain: cluster_domain.clone(), visited: AtomicUsize::new(0) }
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Spaces<V>> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> RwLockReadGuard<'_, Held<V>> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Held<V>> {
+        self.held.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn given<'a>(&self, entries: impl Iterator<Item = &'a Arc<Entry<V>>>) -> Vec<Arc<Entry<V>>>
+    where
+        V: 'a,
+    {
+        let given: Vec<_> = entries.cloned().collect();
+        self.visited.fetch_add(given.len(), Ordering::Relaxed);
+        given
     }
 
     /// The object of that name.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Entry<V>>> {
-        self.read().get(namespace)?.get(name).cloned()
+        self.read().spaces.get(namespace)?.get(name).cloned()
     }
 
     /// All objects of a namespace, by name.
     pub fn within(&self, namespace: &str) -> Vec<Arc<Entry<V>>> {
-        self.read().get(namespace).into_iter().flat_map(BTreeMap::values).cloned().collect()
+        self.given(self.read().spaces.get(namespace).into_iter().flat_map(BTreeMap::values))
     }
 
     /// All objects.
     pub fn all(&self) -> Vec<Arc<Entry<V>>> {
-        self.read().values().flat_map(BTreeMap::values).cloned().collect()
+        self.given(self.read().spaces.values().flat_map(BTreeMap::values))
+    }
+}
+
+impl<V: Indexed> Cache<V> {
+    /// Candidates for a key, in no order; see [`Index`].
+    pub fn by(&self, key: Key<'_>) -> Vec<Arc<Entry<V>>> {
+        self.given(self.read().index.by(key).iter())
+    }
+
+    /// Candidates for a host, by its name and under every wildcard that covers it, in no order.
+    pub fn covering(&self, host: &str) -> Vec<Arc<Entry<V>>> {
+        self.given(self.read().index.covering(host))
     }
 
     /// Takes what a watch saw or what a write was answered with. `None` if it is older than what is
     /// known: a watch lags behind the answers to our own writes, and without this a reconcile in
     /// between would see its own write undone and repeat it.
     pub fn put(&self, entry: Entry<V>) -> Option<Delta<V>> {
-        let mut spaces = self.write();
+        let Held { spaces, index } = &mut *self.write();
         let space = spaces.entry(entry.namespace.clone()).or_default();
         let before = space.get(&entry.name).cloned();
         if let Some(known) = &before
@@ -111,12 +161,16 @@ impl<V> Cache<V> {
         }
         let entry = Arc::new(entry);
         space.insert(entry.name.clone(), entry.clone());
+        if let Some(before) = &before {
+            index.remove(before, &self.cluster_domain);
+        }
+        index.add(&entry, &self.cluster_domain);
         Some(Delta { namespace: entry.namespace.clone(), name: entry.name.clone(), before, after: Some(entry) })
     }
 
     /// Takes a deletion. `None` if it is not known, or if another object has the name by now.
     pub fn remove(&self, namespace: &str, name: &str, uid: &str) -> Option<Delta<V>> {
-        let mut spaces = self.write();
+        let Held { spaces, index } = &mut *self.write();
         let space = spaces.get_mut(namespace)?;
         if space.get(name)?.uid != uid {
             return None;
@@ -125,6 +179,9 @@ impl<V> Cache<V> {
         if space.is_empty() {
             spaces.remove(namespace);
         }
+        if let Some(before) = &before {
+            index.remove(before, &self.cluster_domain);
+        }
         Some(Delta { namespace: namespace.to_owned(), name: name.to_owned(), before, after: None })
     }
 
@@ -132,8 +189,8 @@ impl<V> Cache<V> {
     /// gone, although no event said so.
     pub fn retain(&self, scope: Option<&str>, listed: &HashSet<(String, String)>) -> Vec<Delta<V>> {
         let gone: Vec<_> = {
-            let spaces = self.read();
-            let in_scope = spaces.iter().filter(|(namespace, _)| scope.is_none_or(|scope| scope == *namespace));
+            let held = self.read();
+            let in_scope = held.spaces.iter().filter(|(namespace, _)| scope.is_none_or(|scope| scope == *namespace));
             let entries = in_scope.flat_map(|(_, space)| space.values());
             entries.filter(|entry| !listed.contains(&(entry.namespace.clone(), entry.name.clone()))).cloned().collect()
         };
@@ -144,6 +201,12 @@ impl<V> Cache<V> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Indexed for &'static str {
+        fn keys(entry: &Entry<Self>, _: &str, tell: &mut dyn FnMut(Key<'_>)) {
+            tell(Key::Host(entry.view));
+        }
+    }
 
     fn entry(name: &str, uid: &str, version: u128, view: &'static str) -> Entry<&'static str> {
         Entry { namespace: "ns".into(), name: name.into(), uid: uid.into(), version: Some(version), view }

@@ -1,21 +1,26 @@
-//! Which Istio is installed: its CRDs as the API server serves them, and the version that istiod tells.
+//! Which Istio is installed: its CRDs as the API server serves them, and the version that istiod tells; and
+//! whether there is a Gateway API beside it.
 //!
 //! Asked again and again, since no event tells of an upgrade: the index of the API server's OpenAPI is
 //! small and names each document with a hash, so that a document is read only when it is another.
 //! Whatever cannot be read stays as it was known, and what was never read gates nothing.
 
 use std::{
+    collections::BTreeSet,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use kube::{Client, api::GetParams, core::Request};
 use serde_json::Value;
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    sync::{Notify, watch},
+    time::timeout,
+};
 
 use super::world::World;
 use crate::{
-    istio::{Knows, Version},
+    istio::{Knows, Version, neighbourhood::GatewayRouteKind},
     names,
     runtime::metrics::Metrics,
 };
@@ -42,9 +47,13 @@ pub struct Installed {
     recheck: Duration,
     istiod: Option<Istiod>,
     again: Notify,
+    gateway_api: watch::Sender<Served>,
     /// Path and hash of the document that was read last.
     document: Mutex<String>,
 }
+
+/// Kinds of routes of the Gateway API that are served; `None`: not looked yet.
+pub type Served = Option<BTreeSet<GatewayRouteKind>>;
 
 struct Istiod {
     http: reqwest::Client,
@@ -66,7 +75,13 @@ impl Installed {
             url: format!("http://{istiod_address}/version"),
             last: Mutex::default(),
         });
-        Self { client, deadline, recheck, istiod, again: Notify::new(), document: Mutex::default() }
+        let gateway_api = watch::Sender::new(None);
+        Self { client, deadline, recheck, istiod, again: Notify::new(), gateway_api, document: Mutex::default() }
+    }
+
+    /// Follows which routes of the Gateway API there can be.
+    pub fn gateway_routes(&self) -> watch::Receiver<Served> {
+        self.gateway_api.subscribe()
     }
 
     /// The API server refused a field: what is known may be old.
@@ -105,10 +120,18 @@ impl Installed {
 
     async fn look(&self, known: Knows, faults: &mut Vec<String>) -> Knows {
         let before = known.version();
-        let crds = self.crds(known.has_all_kinds()).await.unwrap_or_else(|fault| {
+        let index = self.get("/openapi", "v3").await;
+        let crds = match &index {
+            Ok(index) => self.crds(index, known.has_all_kinds()).await,
+            Err(fault) => Err(fault.clone()),
+        };
+        let crds = crds.unwrap_or_else(|fault| {
             faults.push(format!("Istio's CRDs: {fault}"));
             None
         });
+        if let Some(fault) = self.look_for_gateway_api(index.as_ref().ok()).await {
+            faults.push(format!("the Gateway API's routes: {fault}"));
+        }
         let version = match &self.istiod {
             None => None,
             Some(istiod) => istiod.settled(before).await.map_or_else(
@@ -123,8 +146,7 @@ impl Installed {
     }
 
     /// What the CRDs declare; `None` if they are still those that were read last.
-    async fn crds(&self, read_before: bool) -> Result<Option<Knows>, String> {
-        let index = self.get("/openapi", "v3").await?;
+    async fn crds(&self, index: &Value, read_before: bool) -> Result<Option<Knows>, String> {
         let (group, version) = names::ISTIO_API_VERSION.split_once('/').unwrap_or_default();
         let entry = index.get("paths").and_then(|paths| paths.get(format!("apis/{group}/{version}")));
         let place = entry.and_then(|entry| entry.get("serverRelativeURL")).and_then(Value::as_str);
@@ -140,6 +162,26 @@ impl Installed {
         Ok(Some(knows))
     }
 
+    /// Which routes of the Gateway API are served, by an index that is there; gives what is not known of it.
+    async fn look_for_gateway_api(&self, index: Option<&Value>) -> Option<String> {
+        let before = self.gateway_api.borrow().clone();
+        let path = format!("apis/{}", names::GATEWAY_API_VERSION);
+        let (served, fault) = match index.map(|index| index.pointer("/paths").and_then(|paths| paths.get(&path))) {
+            None => (before.unwrap_or_default(), None),
+            Some(None) => (BTreeSet::new(), None),
+            Some(Some(_)) => match self.get(&format!("/apis/{}", names::GATEWAY_API_GROUP), "v1").await {
+                Ok(resources) => (gateway_routes_of(&resources), None),
+                Err(fault) => (before.unwrap_or_default(), Some(fault)),
+            },
+        };
+        self.gateway_api.send_if_modified(|known| {
+            let news = known.as_ref() != Some(&served);
+            *known = Some(served);
+            news
+        });
+        fault
+    }
+
     async fn get(&self, folder: &str, name: &str) -> Result<Value, String> {
         let request = Request::new(folder).get(name, &GetParams::default()).map_err(|error| error.to_string())?;
         match timeout(self.deadline, self.client.request::<Value>(request)).await {
@@ -149,6 +191,13 @@ impl Installed {
             Err(_) => Err(format!("the API server did not answer within {} s", self.deadline.as_secs())),
         }
     }
+}
+
+/// The kinds that a list of the API's resources has.
+fn gateway_routes_of(resources: &Value) -> BTreeSet<GatewayRouteKind> {
+    let resources = resources.get("resources").and_then(Value::as_array).into_iter().flatten();
+    let kinds: Vec<_> = resources.filter_map(|resource| resource.get("kind")?.as_str()).collect();
+    GatewayRouteKind::ALL.into_iter().filter(|kind| kinds.contains(&kind.as_str())).collect()
 }
 
 /// One look from outside of the cluster, from where istiod is reached through the API server alone; who

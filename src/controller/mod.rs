@@ -1,6 +1,6 @@
 //! The controller: watches, whom each change concerns, and the reconcile of one policy.
 //!
-//! In: a client and settings. Out: DestinationRules, VirtualServices, status, events. Decides nothing:
+//! In: a client and settings. Out: Sidecars, DestinationRules, VirtualServices, status, events. Decides nothing:
 //! what is legal, what should exist and what must change are pure functions of the crate.
 //!
 //! ```text
@@ -14,16 +14,19 @@ pub(crate) mod cache;
 mod calls;
 mod cleanup;
 mod events;
+pub(crate) mod index;
 pub(crate) mod installed;
 mod keys;
 pub(crate) mod observe;
 mod reconcile;
 mod relations;
 mod retry;
+mod server_side;
 mod watch;
 pub(crate) mod world;
 
 use std::{
+    collections::HashSet,
     convert::Infallible,
     fmt::Debug,
     panic::AssertUnwindSafe,
@@ -38,11 +41,10 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt as _,
-    api::DynamicObject,
+    api::{ApiResource, DynamicObject},
     core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
         controller::{self, Action, Controller},
-        events::{Recorder, Reporter},
         reflector::ObjectRef,
     },
 };
@@ -52,21 +54,24 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::Resilience,
-    istio::{Existing, Kind},
+    istio::{Existing, Kind, neighbourhood::GatewayRouteKind},
     names,
-    runtime::{admin::Health, metrics::Metrics, settings::Settings, wait_for_crds::Needed},
+    observed::Unseen,
+    runtime::{admin::Health, metrics::Metrics, settings::Settings, wait_for_crds::Needed, writer::Writer},
     status::Outcome,
     validate,
 };
 use apply::Hands;
-use cache::{Cache, Delta, Entry};
+use cache::{Cache, Delta};
 use calls::{CallError, Calls, Verdict};
-use installed::Installed;
+use events::Events;
+use index::Indexed;
+use installed::{Installed, Served};
 use keys::{Key, Keys};
 use reconcile::{Context, reconcile, report_unreadable};
 use relations::Names;
 use retry::{Class, Retries};
-use watch::{Listed, Watch};
+use watch::{Lean, Listed, Watch, guarded};
 use world::{Policy, World, istio_resource};
 
 /// How long reconciles under way may take to end after the signal.
@@ -76,7 +81,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub const GATE: &str = "caches";
 
 /// The kinds that must be served before the controller can begin.
-pub const NEEDED: [Needed; 4] = [
+pub const NEEDED: [Needed; 5] = [
     Needed {
         group_version: names::API_VERSION,
         plural: "resiliences",
@@ -90,6 +95,11 @@ pub const NEEDED: [Needed; 4] = [
     Needed {
         group_version: names::ISTIO_API_VERSION,
         plural: Kind::VirtualService.plural(),
+        hint: "install Istio 1.22 or later",
+    },
+    Needed {
+        group_version: names::ISTIO_API_VERSION,
+        plural: Kind::Sidecar.plural(),
         hint: "install Istio 1.22 or later",
     },
     Needed { group_version: names::ISTIO_API_VERSION, plural: "serviceentries", hint: "install Istio 1.22 or later" },
@@ -150,27 +160,31 @@ impl Shared {
     /// And the end of the queue from which names are taken.
     fn new(
         client: &Client,
+        writer: &Writer,
         options: &Options,
         metrics: &Arc<Metrics>,
     ) -> (Arc<Self>, UnboundedReceiver<ObjectRef<Key>>) {
         let (keys, requests) = Keys::new();
-        let (keys, world) = (Arc::new(keys), Arc::<World>::default());
-        let (told, around, domain) = (keys.clone(), world.clone(), options.cluster_domain.clone());
-        let deleted = move |delta: &Delta<Existing>| {
-            told.look_at_all(&around, &delta.namespace, &relations::of_istio(delta, &around, &domain));
+        let settings = validate::Settings {
+            cluster_domain: options.cluster_domain.clone(),
+            root_namespace: options.root_namespace.clone(),
+        };
+        let (keys, world) = (Arc::new(keys), Arc::new(World::new(&settings)));
+        let (told, around) = (keys.clone(), world.clone());
+        let changed = move |delta: &Delta<Arc<Existing>>, by: Option<&str>| {
+            let mut names = relations::of_istio(delta, &around);
+            names.retain(|(namespace, name)| *namespace != delta.namespace || Some(name.as_str()) != by);
+            told.look_at_all(&around, &names);
         };
         let shared = Arc::new(Self {
             context: Context {
                 hands: Hands {
-                    calls: Calls::new(client.clone(), metrics.clone(), options.deadline),
+                    calls: Calls::new(writer.clone(), metrics.clone(), options.deadline),
                     world: world.clone(),
-                    deleted: Box::new(deleted),
+                    changed: Box::new(changed),
                 },
-                recorder: Recorder::new(client.clone(), Reporter::from(names::OPERATOR)),
-                settings: validate::Settings {
-                    cluster_domain: options.cluster_domain.clone(),
-                    root_namespace: options.root_namespace.clone(),
-                },
+                events: Events::new(writer.clone()),
+                settings,
             },
             keys,
             retries: Retries::new(options.resync),
@@ -179,6 +193,19 @@ impl Shared {
         });
         metrics.tally_with(move || world.tally());
         (shared, requests)
+    }
+
+    /// Begins to work. Before, no name was noted: a replica that stands by for months would collect
+    /// them all. So looks at every policy now, and at whatever an Istio object says that it is of.
+    fn take_over(&self) {
+        self.keys.open();
+        self.look_at_all();
+        let world = &self.context.hands.world;
+        for entry in Kind::ALL.into_iter().flat_map(|kind| world.istio(kind).all()) {
+            let (namespace, name) = (entry.namespace.clone(), entry.name.clone());
+            let delta = Delta { namespace, name, before: None, after: Some(entry) };
+            self.keys.look_at_all(world, &relations::of_istio(&delta, world));
+        }
     }
 
     /// Looks at every policy.
@@ -198,18 +225,20 @@ impl Shared {
 }
 
 /// Runs until `stop`, and then until the reconciles under way have ended, for ten seconds at most.
+/// Watches from the beginning; works, and so writes, from when the term of `writer` has begun.
 ///
 /// # Errors
 /// If a watch ended, which it never should: from then on, decisions would rest on old news.
 pub async fn run(
     client: Client,
+    writer: Writer,
     options: Options,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     health.block(GATE, "not everything has been listed yet");
-    let (shared, requests) = Shared::new(&client, &options, &metrics);
+    let (shared, requests) = Shared::new(&client, &writer, &options, &metrics);
     let listed = Arc::new(Listed::default());
     let watches = Wiring { client, shared: shared.clone(), listed: listed.clone() }.watches(&options.namespaces);
     let number = u32::try_from(watches.len()).unwrap_or(u32::MAX);
@@ -218,9 +247,12 @@ pub async fn run(
     // own would seem not to be there yet.
     let begin = async {
         listed.all(number).await;
-        tracing::info!("everything is listed, beginning");
-        shared.keys.open();
+        tracing::info!("everything is listed");
         health.open(GATE);
+        writer.term().stand();
+        writer.term().begun().await;
+        tracing::info!("beginning");
+        shared.take_over();
         std::future::pending::<()>().await;
     };
     let mut controller = Controller::for_stream(stream::empty(), shared.keys.store())
@@ -236,13 +268,18 @@ pub async fn run(
         _ = watches.join_next() => anyhow::bail!("a watch ended; starting anew is the way back to a whole view"),
         () = stop.cancelled() => {}
     }
-    if timeout(DRAIN, controller).await.is_err() {
+    // What was never begun need not end; kube's controller would wait for its begin.
+    if !shared.keys.is_open() || timeout(DRAIN, controller).await.is_ok() {
+        writer.term().resign();
+    } else {
+        // Not resigned: what is under way may still be carried out, so the lease has to run out.
         tracing::warn!("reconciles were still under way after {} s; the next start finishes them", DRAIN.as_secs());
     }
     Ok(())
 }
 
 /// What all watches are made of.
+#[derive(Clone)]
 struct Wiring {
     client: Client,
     shared: Arc<Shared>,
@@ -252,11 +289,17 @@ struct Wiring {
 impl Wiring {
     /// All watches: one a kind and namespace, and that of the installed Istio.
     fn watches(&self, namespaces: &[String]) -> Vec<BoxFuture<'static, ()>> {
-        let mut watches = if namespaces.is_empty() {
+        let mut watches: Vec<_> = if namespaces.is_empty() {
             self.watches_of(None)
         } else {
             namespaces.iter().flat_map(|namespace| self.watches_of(Some(namespace))).collect()
         };
+        let root = &self.shared.context.settings.root_namespace;
+        if !namespaces.is_empty() && !namespaces.contains(root) {
+            // Its rules concern the clients of every namespace.
+            let rules = Kind::ALL.into_iter();
+            watches.extend(rules.map(|kind| self.watch_kind(kind, Some(root), Some(Unseen::RootNamespace(kind)))));
+        }
         watches.push(self.watch_istio());
         watches
     }
@@ -273,13 +316,13 @@ impl Wiring {
     fn watches_of(&self, scope: Option<&str>) -> Vec<BoxFuture<'static, ()>> {
         let within = scope.unwrap_or_default();
         let policies = Api::<DeserializeGuard<Resilience>>::all(self.client.clone()).constrain(within);
-        let services = Api::<Service>::all(self.client.clone()).constrain(within);
-        let slices = Api::<EndpointSlice>::all(self.client.clone()).constrain(within);
-        let domain = self.shared.context.settings.cluster_domain.clone();
+        let services = Api::<DeserializeGuard<Service>>::all(self.client.clone()).constrain(within);
+        let slices = Api::<DeserializeGuard<EndpointSlice>>::all(self.client.clone()).constrain(within);
+        let (service, slice) = (guarded(world::service), guarded(world::slice));
         let mut watches = vec![
             self.watch(names::KIND, policies, scope, |world| &world.policies, world::policy, relations::of_policy),
-            self.watch("Service", services, scope, |world| &world.services, world::service, relations::of_service),
-            self.watch("EndpointSlice", slices, scope, |world| &world.slices, world::slice, relations::of_slice),
+            self.watch("Service", services, scope, |world| &world.services, service, relations::of_service),
+            self.watch("EndpointSlice", slices, scope, |world| &world.slices, slice, relations::of_slice),
         ];
         let entries = self.istio("ServiceEntry", "serviceentries", scope);
         watches.push(self.watch(
@@ -301,51 +344,138 @@ impl Wiring {
                 relations::of_namespace,
             ));
         }
-        for kind in Kind::ALL {
-            let api = self.istio(kind.as_str(), kind.plural(), scope);
-            let domain = domain.clone();
-            watches.push(self.watch(
-                kind.as_str(),
-                api,
-                scope,
-                move |world| world.istio(kind),
-                move |object| world::existing(kind, object),
-                move |delta, world| relations::of_istio(delta, world, &domain),
-            ));
-        }
+        watches.extend(Kind::ALL.into_iter().map(|kind| self.watch_kind(kind, scope, None)));
+        watches.extend(GatewayRouteKind::ALL.into_iter().map(|kind| self.watch_gateway_routes(kind, scope)));
         watches
     }
 
+    /// Watches the Istio objects of one kind; `unseen`: what is missed where they may not be read.
+    fn watch_kind(&self, kind: Kind, scope: Option<&str>, unseen: Option<Unseen>) -> BoxFuture<'static, ()> {
+        let watched = Watched { unseen, ..Watched::of(kind.as_str(), scope) };
+        let api = self.istio(kind.as_str(), kind.plural(), scope);
+        let lean = move |object| world::existing(kind, object);
+        self.follow(watched, api, move |world| world.istio(kind), lean, relations::of_istio)
+    }
+
+    /// Watches routes of the Gateway API as long as it is installed.
+    fn watch_gateway_routes(&self, kind: GatewayRouteKind, scope: Option<&str>) -> BoxFuture<'static, ()> {
+        let (wiring, scope) = (self.clone(), scope.map(str::to_owned));
+        async move {
+            let mut served = wiring.shared.installed.gateway_routes();
+            let is_served = |served: &Served| served.as_ref().is_some_and(|kinds| kinds.contains(&kind));
+            // Its sender lives as long as what is shared, so no wait here fails.
+            let found = served.wait_for(Option::is_some).await.is_ok_and(|served| is_served(&served));
+            if !found {
+                wiring.listed.one();
+            }
+            let mut counted = found;
+            loop {
+                drop(served.wait_for(is_served).await);
+                let watched = Watched {
+                    unseen: Some(Unseen::GatewayRoutes(kind)),
+                    counted: std::mem::take(&mut counted),
+                    ..Watched::of(kind.as_str(), scope.as_deref())
+                };
+                let api = wiring.api(&world::gateway_resource(kind), scope.as_deref());
+                let lean = move |object| world::gateway_route(kind, object);
+                let concerned = relations::of_gateway_route;
+                let following = wiring.follow(watched, api, move |world| world.gateway_routes(kind), lean, concerned);
+                tokio::select! {
+                    () = following => {}
+                    _ = served.wait_for(|served| !is_served(served)) => {}
+                }
+                // They went with their kind, and no event need have told.
+                let shared = &wiring.shared;
+                let world = &shared.context.hands.world;
+                for delta in world.gateway_routes(kind).retain(scope.as_deref(), &HashSet::new()) {
+                    shared.keys.look_at_all(world, &relations::of_gateway_route(&delta, world));
+                }
+            }
+        }
+        .boxed()
+    }
+
     fn istio(&self, kind: &str, plural: &str, scope: Option<&str>) -> Api<DynamicObject> {
-        let resource = istio_resource(kind, plural);
+        self.api(&istio_resource(kind, plural), scope)
+    }
+
+    fn api(&self, resource: &ApiResource, scope: Option<&str>) -> Api<DynamicObject> {
         match scope {
-            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
-            None => Api::all_with(self.client.clone(), &resource),
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
+            None => Api::all_with(self.client.clone(), resource),
         }
     }
 
-    fn watch<K, V: Send + Sync + 'static>(
+    fn watch<K, L: Into<Lean<V>>, V: Indexed + Send + Sync + 'static>(
         &self,
         kind: &'static str,
         api: Api<K>,
         scope: Option<&str>,
         cache: impl Fn(&World) -> &Cache<V> + Send + Sync + 'static,
-        lean: impl Fn(K) -> Entry<V> + Send + Sync + 'static,
+        lean: impl Fn(K) -> L + Send + Sync + 'static,
         concerned: impl Fn(&Delta<V>, &World) -> Names + Send + Sync + 'static,
     ) -> BoxFuture<'static, ()>
     where
         K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     {
-        let (shared, listed, scope) = (self.shared.clone(), self.listed.clone(), scope.map(str::to_owned));
+        self.follow(Watched::of(kind, scope), api, cache, lean, concerned)
+    }
+
+    fn follow<K, L: Into<Lean<V>>, V: Indexed + Send + Sync + 'static>(
+        &self,
+        watched: Watched,
+        api: Api<K>,
+        cache: impl Fn(&World) -> &Cache<V> + Send + Sync + 'static,
+        lean: impl Fn(K) -> L + Send + Sync + 'static,
+        concerned: impl Fn(&Delta<V>, &World) -> Names + Send + Sync + 'static,
+    ) -> BoxFuture<'static, ()>
+    where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    {
+        let (shared, listed) = (self.shared.clone(), self.listed.clone());
+        let Watched { kind, scope, unseen, counted } = watched;
         async move {
             let world = &shared.context.hands.world;
-            let tell = |delta: &Delta<V>| shared.keys.look_at_all(world, &delta.namespace, &concerned(delta, world));
+            let tell = |delta: &Delta<V>| shared.keys.look_at_all(world, &concerned(delta, world));
             let within = scope.clone();
             let recovered = || shared.try_now(within.as_deref());
-            let watch = Watch { kind, scope, listed: &listed, metrics: &shared.metrics, recovered: &recovered };
-            watch.follow(api, cache(world), lean, tell).await;
+            let barred = unseen.map(|unseen| {
+                let shared = &shared;
+                move |barred: bool| {
+                    if world.bar(unseen, barred) {
+                        shared.look_at_all();
+                    }
+                }
+            });
+            let watch = Watch {
+                kind,
+                scope,
+                listed: counted.then_some(&*listed),
+                metrics: &shared.metrics,
+                recovered: &recovered,
+                barred: barred.as_ref().map(|barred| barred as &(dyn Fn(bool) + Send + Sync)),
+            };
+            watch.follow(api, cache(world), |object| lean(object).into(), tell).await;
         }
         .boxed()
+    }
+}
+
+/// What a watch is for.
+struct Watched {
+    /// For logs and metrics.
+    kind: &'static str,
+    /// The namespace; `None`: all.
+    scope: Option<String>,
+    /// What is missed where it may not be read; `None`: nothing begins without it.
+    unseen: Option<Unseen>,
+    /// Whether its first list is waited for.
+    counted: bool,
+}
+
+impl Watched {
+    fn of(kind: &'static str, scope: Option<&str>) -> Self {
+        Self { kind, scope: scope.map(str::to_owned), unseen: None, counted: true }
     }
 }
 
@@ -429,6 +559,10 @@ fn report(namespace: &str, name: &str, writes: &[String]) {
 fn log(namespace: &str, name: &str, outcome: &Outcome) {
     match outcome {
         Outcome::Programmed(_, applied) => report(namespace, name, &applied.writes),
+        Outcome::ForeignFields(_, applied, message) => {
+            report(namespace, name, &applied.writes);
+            tracing::warn!(namespace, name, outcome = outcome.name(), message);
+        }
         Outcome::Rejected(_)
         | Outcome::Unsupported(_)
         | Outcome::Conflicted(_)
@@ -438,7 +572,7 @@ fn log(namespace: &str, name: &str, outcome: &Outcome) {
         | Outcome::Suspended(..) => {
             tracing::info!(namespace, name, outcome = outcome.name(), message = outcome.message());
         }
-        Outcome::Refused(..) | Outcome::Failed(..) => {
+        Outcome::Refused(..) | Outcome::Failed(..) | Outcome::FieldConflict(..) => {
             tracing::warn!(namespace, name, outcome = outcome.name(), message = outcome.message());
         }
     }

@@ -1,8 +1,15 @@
 //! Step one: what is known, as plain data. Reads the caches only; decides nothing.
 
+use std::sync::Arc;
+
 use kube::ResourceExt as _;
 
-use super::world::World;
+use super::{
+    cache::Entry,
+    index::Key,
+    server_side,
+    world::{Policy, World},
+};
 use crate::{
     api::{Resilience, TargetKind, TargetRef},
     istio::{Existing, Stake},
@@ -11,19 +18,22 @@ use crate::{
 };
 
 /// Everything that the decision about `resilience` rests on.
-pub fn observe(resilience: &Resilience, world: &World, cluster_domain: &str) -> Observed {
+pub fn observe(resilience: &Resilience, world: &World) -> Observed {
     let namespace = resilience.namespace().unwrap_or_default();
     let Some(target) = resilience.spec.target_refs.first() else {
-        return Observed { existing: existing(resilience, None, world, cluster_domain), ..Observed::default() };
+        return Observed { existing: existing(resilience, None, world), ..Observed::default() };
     };
     let found = world.target(&namespace, target);
     Observed {
         endpoints: endpoints(target, found.as_ref().map(|found| &found.view), &namespace, world),
         target: found.map_or(Target::Missing, |found| Target::Found(found.view.clone())),
         rivals: rivals(resilience, &namespace, target, world),
-        existing: existing(resilience, Some(target), world, cluster_domain),
+        existing: existing(resilience, Some(target), world),
+        server_side: server_side::observe(resilience, world),
         membership: world.namespaces.get(&namespace, &namespace).map(|namespace| namespace.view),
         istio: world.istio_knows(),
+        neighbourhood: world.neighbourhood(&namespace, target),
+        unseen: world.unseen(),
     }
 }
 
@@ -31,35 +41,42 @@ pub fn observe(resilience: &Resilience, world: &World, cluster_domain: &str) -> 
 fn endpoints(target: &TargetRef, found: Option<&ServiceView>, namespace: &str, world: &World) -> Option<Endpoints> {
     match target.kind {
         TargetKind::Service => {
-            let slices = world.slices.within(namespace);
-            let ours = slices.iter().filter(|slice| slice.view.service.as_ref() == Some(&target.name));
+            let slices = world.slices.by(Key::Service(namespace, &target.name));
+            let ours = slices
+                .iter()
+                .filter(|slice| slice.namespace == namespace && slice.view.service.as_ref() == Some(&target.name));
             Some(count_endpoints(ours.map(|slice| &slice.view.slice)))
         }
         TargetKind::ServiceEntry => found.and_then(|entry| entry.listed),
     }
 }
 
-/// One that is being deleted is no rival: waiting for it to go would only leave a gap.
+/// Policies of the namespace for the same target, or for another with its host. One that is being deleted
+/// is no rival: waiting for it to go would only leave a gap.
 fn rivals(resilience: &Resilience, namespace: &str, target: &TargetRef, world: &World) -> Vec<Rival> {
-    let policies = world.policies.within(namespace);
-    let others = policies.iter().filter(|policy| {
-        policy.name != resilience.name_any()
-            && policy.view.target() == Some(target)
-            && policy.view.meta().deletion_timestamp.is_none()
-    });
-    let rival = |policy: &kube::core::ObjectMeta, name: &str| Rival {
-        name: name.to_owned(),
-        created: policy.creation_timestamp.as_ref().map(|time| time.0),
+    let mut others = world.targeting(namespace, target);
+    if let Some(host) = world.host(namespace, target) {
+        let for_host = world.policies_for(&host).into_iter();
+        others.extend(for_host.filter(|policy| {
+            let other = policy.view.target();
+            policy.namespace == namespace
+                && other.is_some_and(|other| other != target && world.host(namespace, other).as_ref() == Some(&host))
+        }));
+    }
+    others.retain(|policy| policy.name != resilience.name_any() && policy.view.meta().deletion_timestamp.is_none());
+    others.sort_by(|one, two| one.name.cmp(&two.name));
+    let rival = |policy: &Arc<Entry<Policy>>| {
+        let created = policy.view.meta().creation_timestamp.as_ref().map(|time| time.0);
+        Some(Rival { name: policy.name.clone(), created, target: policy.view.target()?.clone() })
     };
-    others.map(|policy| rival(policy.view.meta(), &policy.name)).collect()
+    others.iter().filter_map(rival).collect()
 }
 
 /// What concerns the policy, of its namespace.
-fn existing(resilience: &Resilience, target: Option<&TargetRef>, world: &World, cluster_domain: &str) -> Vec<Existing> {
+fn existing(resilience: &Resilience, target: Option<&TargetRef>, world: &World) -> Vec<Existing> {
     let namespace = resilience.namespace().unwrap_or_default();
     let name = target.map(names::generated_name);
-    let host = target.and_then(|target| world.host(&namespace, target, cluster_domain));
+    let host = target.and_then(|target| world.host(&namespace, target));
     let stake = Stake { uid: resilience.metadata.uid.as_deref(), name: name.as_deref(), host: host.as_deref() };
-    let all = world.istio_within(&namespace);
-    all.iter().map(|entry| &entry.view).filter(|object| object.concerns(&stake, cluster_domain)).cloned().collect()
+    world.concerning(&namespace, &stake).iter().map(|entry| Existing::clone(&entry.view)).collect()
 }

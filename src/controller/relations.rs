@@ -1,26 +1,28 @@
 //! Whom a change concerns.
 //!
-//! In: one object before and after, and the policies. Out: names of policies of its namespace, which
+//! In: one object before and after, and the policies. Out: names of policies, of whatever namespace, which
 //! may not exist any more: what they left behind is then cleaned up. No I/O, no decision.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    cache::Delta,
+    cache::{Delta, Entry},
+    index::{Key, as_read, target_of},
+    server_side,
     world::{Policy, Slice, World},
 };
 use crate::{
     api::{TargetKind, TargetRef},
-    istio::{Existing, Stake},
+    istio::{Existing, Kind, neighbourhood::GatewayRoute},
     names,
     observed::{Membership, ServiceView},
 };
 
-/// Names of policies.
-pub type Names = BTreeSet<String>;
+/// Namespaces and names of policies.
+pub type Names = BTreeSet<(String, String)>;
 
-/// A policy itself and, if it comes, goes or turns to another Service, the others for that Service:
-/// one of them may have to take over, or to stand back.
+/// A policy itself and, if it comes, goes or turns to another host, the others of its namespace for that
+/// host: one of them may have to take over, or to stand back.
 pub fn of_policy(delta: &Delta<Policy>, world: &World) -> Names {
     let (before, after) = (delta.before.as_ref(), delta.after.as_ref());
     let mut names = Names::new();
@@ -33,76 +35,121 @@ pub fn of_policy(delta: &Delta<Policy>, world: &World) -> Names {
             (policy.target().cloned(), meta.uid.clone(), meta.deletion_timestamp.is_some())
         };
         if standing(&before.view) == standing(&after.view) {
-            names.insert(delta.name.clone());
+            names.insert((delta.namespace.clone(), delta.name.clone()));
             return names;
         }
     }
     for target in delta.sides().filter_map(|side| side.view.target()) {
-        names.extend(targeting(world, &delta.namespace, target));
+        names.extend(for_the_host_of(world, &delta.namespace, target));
     }
-    names.insert(delta.name.clone());
+    names.insert((delta.namespace.clone(), delta.name.clone()));
     names
 }
 
-/// Those that an Istio object belongs to, by owner or by label; and those whose name or host it has.
-pub fn of_istio(delta: &Delta<Existing>, world: &World, cluster_domain: &str) -> Names {
-    let same = |delta: &Delta<Existing>| matches!((&delta.before, &delta.after), (Some(before), Some(after)) if before.view == after.view);
+/// Those that an Istio object belongs to, by owner or by label; those whose name it has; and those, of all
+/// namespaces, whose host it speaks of: by name, by a wildcard, or as one to send calls to.
+pub fn of_istio(delta: &Delta<Arc<Existing>>, world: &World) -> Names {
     // Annotations and the bookkeeping of others are not in the view; nor is the echo of what we
     // wrote, whose answer is in the cache already.
-    if same(delta) {
+    if unchanged(delta) {
         return Names::new();
     }
-    let mut names = Names::new();
-    let policies = world.policies.within(&delta.namespace);
+    let (mut names, mut stars) = (Names::new(), BTreeSet::new());
+    let namespace = &delta.namespace;
     for side in delta.sides() {
         let object = &side.view;
         let owners = object.owners.iter().filter(|owner| is_policy(owner));
-        names.extend(owners.map(|owner| owner.name.clone()));
-        let concerned = policies.iter().filter(|policy| {
-            let target = policy.view.target();
-            let name = target.map(names::generated_name);
-            let host = target.and_then(|target| world.host(&delta.namespace, target, cluster_domain));
-            let stake = Stake { uid: Some(&policy.uid), name: name.as_deref(), host: host.as_deref() };
-            object.concerns(&stake, cluster_domain)
+        names.extend(owners.map(|owner| (namespace.clone(), owner.name.clone())));
+        // No reference leads from there to a policy that is gone.
+        let co_owner = object.co_owner.clone().filter(|_| object.co_owner_uid().is_some());
+        names.extend(co_owner.map(|name| (namespace.clone(), name)));
+        let uids = object.owners.iter().map(|owner| &owner.uid).chain(object.labels.get(names::LABEL_OWNER_UID));
+        let of_uid = uids.chain(object.labels.get(names::LABEL_CO_OWNER_UID)).flat_map(|uid| {
+            let mut policies = world.policies.by(Key::Uid(uid));
+            policies.retain(|policy| policy.namespace == *namespace && policy.uid == *uid);
+            policies
         });
-        names.extend(concerned.map(|policy| policy.name.clone()));
+        names.extend(named(of_uid));
+        let mut of_name = world.policies.by(Key::Target(namespace, &delta.name));
+        of_name.retain(|policy| {
+            let generates = policy.view.target().map(names::generated_name);
+            policy.namespace == *namespace && generates.as_ref() == Some(&delta.name)
+        });
+        names.extend(named(of_name));
+        if object.kind == Kind::Sidecar {
+            names.extend(server_side::of_sidecar(world, object));
+        }
+        for host in object.destinations(&world.cluster_domain) {
+            names.extend(named(world.policies_for(&host)));
+        }
+        for host in object.hosts(&world.cluster_domain) {
+            match host.strip_prefix('*') {
+                None => names.extend(named(world.policies_for(&host))),
+                Some(end) => {
+                    stars.insert(as_read(object.kind, end.to_owned()));
+                }
+            }
+        }
+    }
+    for end in stars {
+        names.extend(named(world.policies_under(&end)));
     }
     names
+}
+
+/// Those for what a route of the Gateway API is attached to, in whatever namespace.
+pub fn of_gateway_route(delta: &Delta<Arc<GatewayRoute>>, world: &World) -> Names {
+    if unchanged(delta) {
+        return Names::new();
+    }
+    let parents = delta.sides().flat_map(|side| &side.view.parents);
+    parents.flat_map(|parent| named(world.targeting(&parent.namespace, &target_of(parent)))).collect()
 }
 
 /// Those for a Service that came, went, or changed its ports.
 pub fn of_service(delta: &Delta<ServiceView>, world: &World) -> Names {
-    if matches!((&delta.before, &delta.after), (Some(before), Some(after)) if before.view == after.view) {
+    if unchanged(delta) {
         return Names::new();
     }
-    targeting(world, &delta.namespace, &service(&delta.name))
+    let own = named(world.targeting(&delta.namespace, &TargetRef::new(TargetKind::Service, &delta.name)));
+    let sharing = delta.sides().flat_map(|side| server_side::of_labels(world, &delta.namespace, &side.view.selector));
+    own.chain(sharing).collect()
 }
 
-/// Those for a `ServiceEntry` that came, went, or changed.
+/// Those for a `ServiceEntry` that came, went, or changed, and those for another with its host.
 pub fn of_entry(delta: &Delta<ServiceView>, world: &World) -> Names {
-    if matches!((&delta.before, &delta.after), (Some(before), Some(after)) if before.view == after.view) {
+    if unchanged(delta) {
         return Names::new();
     }
-    let entry =
-        TargetRef { group: names::ISTIO_GROUP.to_owned(), kind: TargetKind::ServiceEntry, name: delta.name.clone() };
-    targeting(world, &delta.namespace, &entry)
+    let own = world.targeting(&delta.namespace, &TargetRef::new(TargetKind::ServiceEntry, &delta.name));
+    let hosts: BTreeSet<&String> = delta.sides().flat_map(|side| &side.view.hosts).collect();
+    let others = hosts.into_iter().flat_map(|host| world.policies_for(host));
+    let here = |policy: &Arc<Entry<Policy>>| policy.namespace == delta.namespace;
+    named(own).chain(named(others.filter(here))).collect()
 }
 
 /// All of a namespace that joins the mesh or leaves it.
 pub fn of_namespace(delta: &Delta<Membership>, world: &World) -> Names {
-    if matches!((&delta.before, &delta.after), (Some(before), Some(after)) if before.view == after.view) {
+    if unchanged(delta) {
         return Names::new();
     }
-    world.policies.within(&delta.namespace).iter().map(|policy| policy.name.clone()).collect()
+    named(world.policies.within(&delta.namespace)).collect()
 }
 
 /// Those for the Service whose endpoints changed.
 pub fn of_slice(delta: &Delta<Slice>, world: &World) -> Names {
-    if matches!((&delta.before, &delta.after), (Some(before), Some(after)) if before.view == after.view) {
+    if unchanged(delta) {
         return Names::new();
     }
-    let services = delta.sides().filter_map(|side| side.view.service.as_deref());
-    services.flat_map(|name| targeting(world, &delta.namespace, &service(name))).collect()
+    let services: BTreeSet<&str> = delta.sides().filter_map(|side| side.view.service.as_deref()).collect();
+    let concerned = services.into_iter().flat_map(|name| {
+        let own = named(world.targeting(&delta.namespace, &TargetRef::new(TargetKind::Service, name)));
+        // Also those for another Service that may have these pods: endpoints tell whether it has.
+        let view = world.services.get(&delta.namespace, name);
+        let sharing = view.map(|service| server_side::of_labels(world, &delta.namespace, &service.view.selector));
+        own.chain(sharing.into_iter().flatten())
+    });
+    concerned.collect()
 }
 
 /// Whether an owner is of our kind, in whatever version.
@@ -110,14 +157,20 @@ pub fn is_policy(owner: &k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerRe
     owner.kind == names::KIND && owner.api_version.split('/').next() == Some(names::GROUP)
 }
 
-fn service(name: &str) -> TargetRef {
-    TargetRef { group: String::new(), kind: TargetKind::Service, name: name.to_owned() }
+fn unchanged<V: PartialEq>(delta: &Delta<V>) -> bool {
+    matches!((&delta.before, &delta.after), (Some(before), Some(after)) if before.view == after.view)
 }
 
-fn targeting(world: &World, namespace: &str, target: &TargetRef) -> Names {
-    let policies = world.policies.within(namespace);
-    let for_it = policies.iter().filter(|policy| policy.view.target() == Some(target));
-    for_it.map(|policy| policy.name.clone()).collect()
+fn named(policies: impl IntoIterator<Item = Arc<Entry<Policy>>>) -> impl Iterator<Item = (String, String)> {
+    policies.into_iter().map(|policy| (policy.namespace.clone(), policy.name.clone()))
+}
+
+/// Those of a namespace for a target, and those for another target with its host.
+fn for_the_host_of(world: &World, namespace: &str, target: &TargetRef) -> Names {
+    let host = world.host(namespace, target);
+    let for_host = host.into_iter().flat_map(|host| world.policies_for(&host));
+    let here = for_host.filter(|policy| policy.namespace == namespace);
+    named(world.targeting(namespace, target)).chain(named(here)).collect()
 }
 
 #[cfg(test)]
@@ -126,12 +179,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{
-        controller::{cache::Entry, world},
-        istio::Kind,
-    };
-
-    const DOMAIN: &str = "cluster.local";
+    use crate::controller::{cache::Entry, world};
 
     fn policy(name: &str, target: &str, generation: i64) -> Entry<Policy> {
         let object = json!({
@@ -142,7 +190,7 @@ mod tests {
         world::policy(serde_json::from_value::<DeserializeGuard<_>>(object).unwrap())
     }
 
-    fn rule(name: &str, host: &str, meta: &Value) -> Entry<Existing> {
+    fn rule(name: &str, host: &str, meta: &Value) -> Entry<Arc<Existing>> {
         let mut object = json!({
             "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule",
             "metadata": {"name": name, "namespace": "ns", "uid": format!("uid-{name}")},
@@ -161,7 +209,7 @@ mod tests {
     }
 
     fn sorted(names: Names) -> Vec<String> {
-        names.into_iter().collect()
+        names.into_iter().map(|(_, name)| name).collect()
     }
 
     #[test]
@@ -200,7 +248,23 @@ mod tests {
             {"apiVersion": "apps/v1", "kind": "Deployment", "name": "not-of-ours", "uid": "y"},
         ]});
         let delta = world.istio(Kind::DestinationRule).put(rule("any", "elsewhere.example", &owner)).unwrap();
-        assert_eq!(sorted(of_istio(&delta, &world, DOMAIN)), ["gone"]);
+        assert_eq!(sorted(of_istio(&delta, &world)), ["gone"]);
+    }
+
+    #[test]
+    fn a_shared_rule_calls_the_policy_that_has_blocks_in_it_even_if_that_is_gone() {
+        let world = world();
+        let marks = |name: &str| {
+            json!({
+                "labels": {names::LABEL_CO_OWNER_UID: format!("uid-{name}")},
+                "annotations": {names::ANNOTATION_CO_OWNER: name},
+            })
+        };
+        let rules = world.istio(Kind::DestinationRule);
+        let shared = rules.put(rule("any", "elsewhere.example", &marks("c"))).unwrap();
+        assert_eq!(sorted(of_istio(&shared, &world)), ["c"]);
+        let forgotten = rules.put(rule("other-one", "elsewhere.example", &marks("gone"))).unwrap();
+        assert_eq!(sorted(of_istio(&forgotten, &world)), ["gone"]);
     }
 
     #[test]
@@ -209,11 +273,11 @@ mod tests {
         let label = json!({"labels": {names::LABEL_OWNER_UID: "uid-c"}});
         let rules = world.istio(Kind::DestinationRule);
         let by_label = rules.put(rule("any", "elsewhere.example", &label)).unwrap();
-        assert_eq!(sorted(of_istio(&by_label, &world, DOMAIN)), ["c"]);
+        assert_eq!(sorted(of_istio(&by_label, &world)), ["c"]);
         let by_name = rules.put(rule("other", "elsewhere.example", &json!({}))).unwrap();
-        assert_eq!(sorted(of_istio(&by_name, &world, DOMAIN)), ["c"]);
+        assert_eq!(sorted(of_istio(&by_name, &world)), ["c"]);
         let by_host = rules.put(rule("foreign", "httpbin", &json!({}))).unwrap();
-        assert_eq!(sorted(of_istio(&by_host, &world, DOMAIN)), ["a", "b"]);
+        assert_eq!(sorted(of_istio(&by_host, &world)), ["a", "b"]);
     }
 
     #[test]
@@ -222,7 +286,7 @@ mod tests {
         let rules = world.istio(Kind::DestinationRule);
         rules.put(rule("foreign", "httpbin", &json!({})));
         let delta = rules.put(rule("foreign", "elsewhere.example", &json!({}))).unwrap();
-        assert_eq!(sorted(of_istio(&delta, &world, DOMAIN)), ["a", "b"]);
+        assert_eq!(sorted(of_istio(&delta, &world)), ["a", "b"]);
     }
 
     #[test]
@@ -231,7 +295,7 @@ mod tests {
         let rules = world.istio(Kind::DestinationRule);
         rules.put(rule("foreign", "httpbin", &json!({"annotations": {"seen": "1"}})));
         let delta = rules.put(rule("foreign", "httpbin", &json!({"annotations": {"seen": "2"}}))).unwrap();
-        assert_eq!(sorted(of_istio(&delta, &world, DOMAIN)), Vec::<String>::new());
+        assert_eq!(sorted(of_istio(&delta, &world)), Vec::<String>::new());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::{collections::HashSet, fmt::Debug};
 use futures::StreamExt as _;
 use kube::{
     Api, Resource,
+    core::DeserializeGuard,
     runtime::{
         WatchStreamExt as _,
         watcher::{self, Event, watcher},
@@ -18,7 +19,10 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
-use super::cache::{Cache, Delta, Entry};
+use super::{
+    cache::{Cache, Delta, Entry},
+    index::Indexed,
+};
 use crate::runtime::metrics::Metrics;
 
 /// A watch that falls silent is found out when it should have ended: kube gives it this and 5 s more.
@@ -47,19 +51,45 @@ impl Listed {
     }
 }
 
+/// What there is of an object to keep.
+pub enum Lean<V> {
+    /// This.
+    Read(Entry<V>),
+    /// Nothing: it is not of the type that we know. Its namespace, name and uid, and the fault.
+    Unread(Entry<String>),
+}
+
+impl<V> From<Entry<V>> for Lean<V> {
+    fn from(entry: Entry<V>) -> Self {
+        Self::Read(entry)
+    }
+}
+
+/// As `lean`, for a kind that the API server may know better than we do: one object with a value of
+/// tomorrow would otherwise end the list, and with it the watch of all.
+pub fn guarded<K, V>(lean: impl Fn(K) -> Entry<V>) -> impl Fn(DeserializeGuard<K>) -> Lean<V> {
+    move |object| match object.0 {
+        Ok(object) => Lean::Read(lean(object)),
+        Err(invalid) => Lean::Unread(Entry::new(&invalid.metadata, invalid.error)),
+    }
+}
+
 /// One watch.
 pub struct Watch<'a> {
     /// The kind, for logs and metrics.
     pub kind: &'static str,
     /// The namespace; `None`: all.
     pub scope: Option<String>,
-    /// Told when everything has been listed once.
-    pub listed: &'a Listed,
+    /// Told when everything has been listed once, if anybody waits for that.
+    pub listed: Option<&'a Listed>,
     /// Told when it breaks.
     pub metrics: &'a Metrics,
     /// Called when everything is listed again after it broke: what failed for the same reason, be it
     /// the API server's absence or the kind's, need not wait for the end of its backoff.
     pub recovered: &'a (dyn Fn() + Send + Sync),
+    /// Of a watch that one can do without: told that it may not be read, and that it was read after all. It
+    /// holds up nothing meanwhile.
+    pub barred: Option<&'a (dyn Fn(bool) + Send + Sync)>,
 }
 
 impl Watch<'_> {
@@ -69,39 +99,62 @@ impl Watch<'_> {
         self,
         api: Api<K>,
         cache: &Cache<V>,
-        lean: impl Fn(K) -> Entry<V>,
+        lean: impl Fn(K) -> Lean<V>,
         tell: impl Fn(&Delta<V>),
     ) where
         K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+        V: Indexed,
     {
-        let Self { kind, scope, listed, metrics, recovered } = self;
+        let Self { kind, scope, listed, metrics, recovered, barred } = self;
         let how = watcher::Config::default().timeout(TIMEOUT_SECONDS);
         let mut events = std::pin::pin!(watcher(api, how).default_backoff());
         let mut seen = HashSet::new();
         let mut first = true;
+        let listed = || listed.iter().for_each(|listed| listed.one());
+        let put = |object: K, seen: Option<&mut HashSet<_>>| {
+            let (place, entry) = match lean(object) {
+                Lean::Read(entry) => ((entry.namespace.clone(), entry.name.clone()), Some(entry)),
+                Lean::Unread(entry) => {
+                    metrics.unread(kind);
+                    let Entry { namespace, name, view: error, .. } = entry;
+                    tracing::warn!(kind, namespace, name, error, "an object cannot be read and stays as it was known");
+                    ((namespace, name), None)
+                }
+            };
+            seen.map(|seen| seen.insert(place));
+            entry.and_then(|entry| cache.put(entry)).iter().for_each(&tell);
+        };
         while let Some(event) = events.next().await {
             match event {
                 Ok(Event::Init) => seen.clear(),
-                Ok(Event::InitApply(object)) => {
-                    let entry = lean(object);
-                    seen.insert((entry.namespace.clone(), entry.name.clone()));
-                    cache.put(entry).iter().for_each(&tell);
-                }
+                Ok(Event::InitApply(object)) => put(object, Some(&mut seen)),
                 Ok(Event::InitDone) => {
                     cache.retain(scope.as_deref(), &seen).iter().for_each(&tell);
                     seen = HashSet::new();
+                    if let Some(barred) = barred {
+                        barred(false);
+                    }
                     if std::mem::take(&mut first) {
-                        listed.one();
+                        listed();
                     } else {
                         recovered();
                     }
                 }
-                Ok(Event::Apply(object)) => cache.put(lean(object)).iter().for_each(&tell),
+                Ok(Event::Apply(object)) => put(object, None),
                 Ok(Event::Delete(object)) => {
-                    let gone = lean(object);
-                    cache.remove(&gone.namespace, &gone.name, &gone.uid).iter().for_each(&tell);
+                    let (namespace, name, uid) = match lean(object) {
+                        Lean::Read(gone) => (gone.namespace, gone.name, gone.uid),
+                        Lean::Unread(gone) => (gone.namespace, gone.name, gone.uid),
+                    };
+                    cache.remove(&namespace, &name, &uid).iter().for_each(&tell);
                 }
                 Err(error) => {
+                    if let Some(barred) = barred.filter(|_| is_forbidden(&error)) {
+                        barred(true);
+                        if std::mem::take(&mut first) {
+                            listed();
+                        }
+                    }
                     metrics.watch_broke(kind);
                     let namespace = scope.as_deref().unwrap_or("all");
                     let error = words(&error);
@@ -110,6 +163,11 @@ impl Watch<'_> {
             }
         }
     }
+}
+
+fn is_forbidden(error: &watcher::Error) -> bool {
+    use watcher::Error::{InitialListFailed, WatchStartFailed};
+    matches!(error, InitialListFailed(kube::Error::Api(status)) | WatchStartFailed(kube::Error::Api(status)) if status.code == 403)
 }
 
 /// The API server's own words where there are some: kube's hold the whole answer besides.

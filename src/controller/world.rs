@@ -1,6 +1,9 @@
 //! The caches, and what is kept of each kind.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use k8s_openapi::{
     api::{
@@ -15,13 +18,20 @@ use kube::{
 };
 use serde_json::Value;
 
-use super::cache::{Cache, Entry};
+use super::{
+    cache::{Cache, Entry},
+    index::{Key, as_read, target_of},
+};
 use crate::{
     api::{Resilience, ResilienceStatus, TargetKind, TargetRef, conditions},
-    istio::{Existing, Kind, Knows},
+    istio::{
+        Existing, Kind, Knows, Stake,
+        neighbourhood::{GatewayRoute, GatewayRouteKind, Neighbourhood},
+    },
     names,
-    observed::{Membership, ServiceView, WAYPOINT},
+    observed::{Membership, ServiceView, Unseen, WAYPOINT},
     runtime::metrics::Tally,
+    validate::Settings,
 };
 
 /// A policy as it was read.
@@ -75,12 +85,17 @@ pub struct Slice {
 }
 
 /// Everything that decisions rest on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct World {
+    /// The cluster's domain, in which all hosts here are resolved.
+    pub cluster_domain: Arc<str>,
+    /// Istio's root namespace.
+    pub root_namespace: String,
     /// Our kind.
     pub policies: Cache<Policy>,
-    rules: Cache<Existing>,
-    routes: Cache<Existing>,
+    sidecars: Cache<Arc<Existing>>,
+    rules: Cache<Arc<Existing>>,
+    routes: Cache<Arc<Existing>>,
     /// Possible targets.
     pub services: Cache<ServiceView>,
     /// Likewise.
@@ -89,15 +104,89 @@ pub struct World {
     pub namespaces: Cache<Membership>,
     /// Their endpoints.
     pub slices: Cache<Slice>,
+    http_routes: Cache<Arc<GatewayRoute>>,
+    grpc_routes: Cache<Arc<GatewayRoute>>,
     istio: RwLock<Knows>,
+    unseen: RwLock<BTreeSet<Unseen>>,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new(&Settings::default())
+    }
 }
 
 impl World {
+    /// Nothing is known yet.
+    pub fn new(settings: &Settings) -> Self {
+        let domain: Arc<str> = settings.cluster_domain.as_str().into();
+        Self {
+            policies: Cache::new(&domain),
+            sidecars: Cache::new(&domain),
+            rules: Cache::new(&domain),
+            routes: Cache::new(&domain),
+            services: Cache::new(&domain),
+            entries: Cache::new(&domain),
+            namespaces: Cache::new(&domain),
+            slices: Cache::new(&domain),
+            http_routes: Cache::new(&domain),
+            grpc_routes: Cache::new(&domain),
+            istio: RwLock::default(),
+            unseen: RwLock::default(),
+            root_namespace: settings.root_namespace.clone(),
+            cluster_domain: domain,
+        }
+    }
+
     /// The Istio objects of one kind.
-    pub fn istio(&self, kind: Kind) -> &Cache<Existing> {
+    pub fn istio(&self, kind: Kind) -> &Cache<Arc<Existing>> {
         match kind {
+            Kind::Sidecar => &self.sidecars,
             Kind::DestinationRule => &self.rules,
             Kind::VirtualService => &self.routes,
+        }
+    }
+
+    /// Routes of the Gateway API of one kind; none where it is not installed.
+    pub fn gateway_routes(&self, kind: GatewayRouteKind) -> &Cache<Arc<GatewayRoute>> {
+        match kind {
+            GatewayRouteKind::HttpRoute => &self.http_routes,
+            GatewayRouteKind::GrpcRoute => &self.grpc_routes,
+        }
+    }
+
+    /// What may not be read.
+    pub fn unseen(&self) -> BTreeSet<Unseen> {
+        self.unseen.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes whether something may not be read; whether that is news.
+    pub fn bar(&self, what: Unseen, barred: bool) -> bool {
+        let mut unseen = self.unseen.write().unwrap_or_else(PoisonError::into_inner);
+        if barred { unseen.insert(what) } else { unseen.remove(&what) }
+    }
+
+    /// All that can touch the host of a target, of all namespaces that are read.
+    pub fn neighbourhood(&self, namespace: &str, target: &TargetRef) -> Neighbourhood {
+        let host = self.host(namespace, target).unwrap_or_default();
+        let shared = |entries: Vec<Arc<Entry<Arc<Existing>>>>| entries.iter().map(|entry| entry.view.clone()).collect();
+        let parent = Key::Target(namespace, &names::generated_name(target));
+        let routes = GatewayRouteKind::ALL.into_iter().flat_map(|kind| {
+            let mut routes = self.gateway_routes(kind).by(parent);
+            routes.sort_by(|one, two| place(one).cmp(&place(two)));
+            routes
+        });
+        Neighbourhood {
+            cluster_domain: self.cluster_domain.to_string(),
+            root_namespace: self.root_namespace.clone(),
+            rules: shared(self.speaking_of(Kind::DestinationRule, &host)),
+            virtual_services: shared(self.speaking_of(Kind::VirtualService, &host)),
+            routes: routes
+                .map(|entry| entry.view.clone())
+                .filter(|route| is_attached(route, namespace, target))
+                .collect(),
+            // Whom a Sidecar shows the host changes nothing of what is generated.
+            ..Neighbourhood::default()
         }
     }
 
@@ -123,16 +212,88 @@ impl World {
     }
 
     /// The host of a target; `None` for a ServiceEntry that is not there, or declares none.
-    pub fn host(&self, namespace: &str, target: &TargetRef, cluster_domain: &str) -> Option<String> {
+    pub fn host(&self, namespace: &str, target: &TargetRef) -> Option<String> {
         match target.kind {
-            TargetKind::Service => Some(names::service_host(&target.name, namespace, cluster_domain)),
+            TargetKind::Service => Some(names::service_host(&target.name, namespace, &self.cluster_domain)),
             TargetKind::ServiceEntry => self.target(namespace, target)?.view.hosts.first().cloned(),
         }
     }
 
-    /// The Istio objects of a namespace, in the order in which they are written.
-    pub fn istio_within(&self, namespace: &str) -> Vec<Arc<Entry<Existing>>> {
-        Kind::ALL.into_iter().flat_map(|kind| self.istio(kind).within(namespace)).collect()
+    /// The policies for a target.
+    pub fn targeting(&self, namespace: &str, target: &TargetRef) -> Vec<Arc<Entry<Policy>>> {
+        let mut policies = self.policies.by(Key::Target(namespace, &names::generated_name(target)));
+        policies.retain(|policy| policy.namespace == namespace && policy.view.target() == Some(target));
+        policies
+    }
+
+    /// The policies for a host, of all namespaces, in whatever letters it is written: for the Service that
+    /// has it, and for the ServiceEntries that declare it.
+    pub fn policies_for(&self, host: &str) -> Vec<Arc<Entry<Policy>>> {
+        let service = host.strip_suffix(&*self.cluster_domain).and_then(|host| host.strip_suffix(".svc."));
+        let service = service.and_then(|host| host.split_once('.'));
+        let entries = self.entries.by(Key::Host(&host.to_ascii_lowercase()));
+        let mut policies: Vec<_> =
+            service
+                .map(|(name, namespace)| self.targeting(namespace, &TargetRef::new(TargetKind::Service, name)))
+                .into_iter()
+                .chain(entries.iter().map(|entry| {
+                    self.targeting(&entry.namespace, &TargetRef::new(TargetKind::ServiceEntry, &entry.name))
+                }))
+                .flatten()
+                .collect();
+        policies.retain(|policy| self.host_of(policy).is_some_and(|own| own.eq_ignore_ascii_case(host)));
+        policies
+    }
+
+    /// The policies for hosts with that end, of all namespaces. Looks at each: a wildcard is for many hosts,
+    /// and rarely changes.
+    pub fn policies_under(&self, suffix: &str) -> Vec<Arc<Entry<Policy>>> {
+        let mut policies = self.policies.all();
+        let covered = |host: String| {
+            host.len()
+                .checked_sub(suffix.len())
+                .and_then(|begin| host.get(begin..))
+                .is_some_and(|end| end.eq_ignore_ascii_case(suffix))
+        };
+        policies.retain(|policy| self.host_of(policy).is_some_and(covered));
+        policies
+    }
+
+    fn host_of(&self, policy: &Entry<Policy>) -> Option<String> {
+        self.host(&policy.namespace, policy.view.target()?)
+    }
+
+    /// The Istio objects of one kind, of all namespaces, that speak of the host, by its name, by a wildcard
+    /// that covers it, or as one to send calls to; sorted, so that what is said of them keeps its order.
+    pub fn speaking_of(&self, kind: Kind, host: &str) -> Vec<Arc<Entry<Arc<Existing>>>> {
+        if host.is_empty() {
+            return Vec::new();
+        }
+        let mut found = self.istio(kind).covering(&as_read(kind, host.to_owned()));
+        found.extend(self.istio(kind).by(Key::Destination(host)));
+        found.sort_by(|one, two| place(one).cmp(&place(two)));
+        found.dedup_by(|one, two| Arc::ptr_eq(one, two));
+        found
+    }
+
+    /// The Istio objects of a namespace that have one of the uids for an owner, the name, or the host,
+    /// which they may only send calls to; in the order in which they are written.
+    pub fn concerning(&self, namespace: &str, stake: &Stake<'_>) -> Vec<Arc<Entry<Arc<Existing>>>> {
+        Kind::ALL.into_iter().flat_map(|kind| self.of_kind_concerning(kind, namespace, stake)).collect()
+    }
+
+    fn of_kind_concerning(&self, kind: Kind, namespace: &str, stake: &Stake<'_>) -> Vec<Arc<Entry<Arc<Existing>>>> {
+        let cache = self.istio(kind);
+        let mut found: Vec<_> = stake.name.and_then(|name| cache.get(namespace, name)).into_iter().collect();
+        found.extend(stake.uid.into_iter().flat_map(|uid| cache.by(Key::Uid(uid))));
+        if let Some(host) = stake.host {
+            found.extend(cache.by(Key::Host(&as_read(kind, host.to_owned()))));
+            found.extend(cache.by(Key::Destination(host)));
+        }
+        found.retain(|entry| entry.namespace == namespace && entry.view.concerns(stake, &self.cluster_domain));
+        found.sort_by(|one, two| one.name.cmp(&two.name));
+        found.dedup_by(|one, two| one.name == two.name);
+        found
     }
 
     /// How many policies have each condition with each status.
@@ -155,10 +316,24 @@ impl World {
     }
 }
 
+fn place<V>(entry: &Entry<V>) -> (&str, &str) {
+    (&entry.namespace, &entry.name)
+}
+
+fn is_attached(route: &GatewayRoute, namespace: &str, target: &TargetRef) -> bool {
+    route.parents.iter().any(|parent| parent.namespace == namespace && target_of(parent) == *target)
+}
+
 /// The API's name for a kind of Istio. Spelled out, so that it needs no discovery.
 pub fn istio_resource(kind: &str, plural: &str) -> ApiResource {
     let version = names::ISTIO_API_VERSION.trim_start_matches(names::ISTIO_GROUP).trim_start_matches('/');
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(names::ISTIO_GROUP, version, kind), plural)
+}
+
+/// Likewise of a kind of route of the Gateway API.
+pub fn gateway_resource(kind: GatewayRouteKind) -> ApiResource {
+    let (group, version) = names::GATEWAY_API_VERSION.split_once('/').unwrap_or_default();
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind.as_str()), kind.plural())
 }
 
 /// What is kept of a policy: all but the bookkeeping of others.
@@ -178,9 +353,16 @@ pub fn policy(object: DeserializeGuard<Resilience>) -> Entry<Policy> {
 
 /// What is kept of an Istio object: enough to see whose it is, and its spec. Never fails: what is
 /// not understood is only JSON.
-pub fn existing(kind: Kind, mut object: DynamicObject) -> Entry<Existing> {
+pub fn existing(kind: Kind, mut object: DynamicObject) -> Entry<Arc<Existing>> {
     let spec = object.data.get_mut("spec").map(Value::take).unwrap_or_default();
-    Entry::new(&object.metadata, Existing::new(kind, &object.metadata, spec))
+    Entry::new(&object.metadata, Arc::new(Existing::new(kind, &object.metadata, spec)))
+}
+
+/// What is kept of a route of the Gateway API.
+#[expect(clippy::needless_pass_by_value, reason = "as the watch hands it over")]
+pub fn gateway_route(kind: GatewayRouteKind, object: DynamicObject) -> Entry<Arc<GatewayRoute>> {
+    let spec = object.data.get("spec").unwrap_or(&Value::Null);
+    Entry::new(&object.metadata, Arc::new(GatewayRoute::new(kind, &object.metadata, spec)))
 }
 
 /// What is kept of a Service: how clients find it, and its ports.

@@ -7,12 +7,14 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde_json::Value;
 
-use super::resolve_host;
+use super::{Claim, Handler, SHARED_BLOCKS, resolve_host};
 use crate::names;
 
 /// The kinds that we generate, in the order in which they are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
+    /// What a server's own proxy takes.
+    Sidecar,
     /// Limits, ejection, connect timeout.
     DestinationRule,
     /// Request timeout, retries.
@@ -20,13 +22,16 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Both, in write order; deletion goes the other way.
-    pub const ALL: [Self; 2] = [Self::DestinationRule, Self::VirtualService];
+    /// All, in write order; deletion goes the other way. The Sidecar stands first and goes last: a
+    /// DestinationRule without it limits the servers' own proxies as well, if only for a moment (measured
+    /// M9, M10).
+    pub const ALL: [Self; 3] = [Self::Sidecar, Self::DestinationRule, Self::VirtualService];
 
     /// The kind as it stands in an object.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Sidecar => "Sidecar",
             Self::DestinationRule => "DestinationRule",
             Self::VirtualService => "VirtualService",
         }
@@ -36,6 +41,7 @@ impl Kind {
     #[must_use]
     pub const fn plural(self) -> &'static str {
         match self {
+            Self::Sidecar => "sidecars",
             Self::DestinationRule => "destinationrules",
             Self::VirtualService => "virtualservices",
         }
@@ -48,7 +54,7 @@ impl std::fmt::Display for Kind {
     }
 }
 
-/// One DestinationRule or VirtualService as it exists.
+/// One Sidecar, DestinationRule or VirtualService as it exists.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Existing {
     /// Which kind.
@@ -67,6 +73,12 @@ pub struct Existing {
     pub labels: BTreeMap<String, String>,
     /// All owners.
     pub owners: Vec<OwnerReference>,
+    /// Name of the `Resilience` whose blocks stand in it beside what its owner wrote, by our annotation.
+    pub co_owner: Option<String>,
+    /// What field managers other than ours own in the blocks that can be shared.
+    pub claims: Vec<Claim>,
+    /// The tool that keeps it, if it is one that we know.
+    pub handler: Option<Handler>,
     /// The whole spec.
     pub spec: Value,
 }
@@ -84,6 +96,9 @@ impl Existing {
             deleting: meta.deletion_timestamp.is_some(),
             labels: meta.labels.clone().unwrap_or_default(),
             owners: meta.owner_references.clone().unwrap_or_default(),
+            co_owner: meta.annotations.as_ref().and_then(|all| all.get(names::ANNOTATION_CO_OWNER)).cloned(),
+            claims: Claim::of(meta.managed_fields.as_deref().unwrap_or_default()),
+            handler: Handler::of(meta),
             spec,
         }
     }
@@ -92,6 +107,16 @@ impl Existing {
     #[must_use]
     pub fn has_workload_selector(&self) -> bool {
         self.spec.get("workloadSelector").is_some_and(|selector| !selector.is_null())
+    }
+
+    /// The labels by which it selects workloads; `None`: it is for the whole namespace. A selector without
+    /// labels selects all, and goes before one that is not there (istio `pilot/pkg/model/push_context.go`,
+    /// `initSidecarScopes`).
+    #[must_use]
+    pub fn workload_labels(&self) -> Option<BTreeMap<String, String>> {
+        let selector = self.spec.get("workloadSelector").filter(|selector| !selector.is_null())?;
+        let labels = selector.get("labels").and_then(Value::as_object).into_iter().flatten();
+        Some(labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect())
     }
 
     /// The namespaces it is exported to, sorted; empty means the mesh's default.
@@ -113,6 +138,8 @@ impl Existing {
     #[must_use]
     pub fn hosts(&self, cluster_domain: &str) -> Vec<String> {
         let written = match self.kind {
+            // It is for workloads, not for hosts.
+            Kind::Sidecar => Vec::new(),
             Kind::DestinationRule => {
                 self.spec.get("host").and_then(Value::as_str).map(str::to_owned).into_iter().collect()
             }
@@ -126,6 +153,7 @@ impl Existing {
     #[must_use]
     pub fn is_for(&self, host: &str, cluster_domain: &str) -> bool {
         self.hosts(cluster_domain).iter().any(|one| match self.kind {
+            Kind::Sidecar => false,
             Kind::DestinationRule => one == host,
             Kind::VirtualService => one.eq_ignore_ascii_case(host),
         })
@@ -139,6 +167,34 @@ impl Existing {
 }
 
 impl Existing {
+    /// The uid of the policy whose blocks stand in it, if one's do.
+    #[must_use]
+    pub fn co_owner_uid(&self) -> Option<&str> {
+        self.labels.get(names::LABEL_CO_OWNER_UID).map(String::as_str)
+    }
+
+    /// Who else owns a field of its traffic policy, or one below it; `field` from `spec.trafficPolicy`.
+    #[must_use]
+    pub fn claimants(&self, field: &str) -> Vec<&str> {
+        let claims = self.claims.iter().filter(|claim| claim.has(field));
+        claims.map(|claim| claim.manager.as_str()).collect()
+    }
+
+    /// Whether it would have a traffic policy without what is ours in it.
+    #[must_use]
+    pub fn has_policy_of_others(&self) -> bool {
+        let ours = |block: &str| {
+            self.co_owner_uid().is_some() && SHARED_BLOCKS.contains(&block) && self.claimants(block).is_empty()
+        };
+        match self.spec.get("trafficPolicy") {
+            Some(Value::Object(policy)) => {
+                // One that is empty is one for Istio.
+                policy.is_empty() || policy.iter().any(|(block, value)| !value.is_null() && !ours(block))
+            }
+            policy => policy.is_some_and(|policy| !policy.is_null()),
+        }
+    }
+
     /// Gateways that it binds, `mesh` left out.
     #[must_use]
     pub fn gateways(&self) -> Vec<String> {
@@ -147,13 +203,20 @@ impl Existing {
         gateways
     }
 
-    /// Whether it can matter for a policy: it is the policy's own by owner or by label, has a name that
-    /// the policy would use, or speaks of its host.
+    /// Whether it was generated for a policy, whichever.
+    #[must_use]
+    pub fn is_generated(&self) -> bool {
+        self.labels.get(names::LABEL_MANAGED_BY).is_some_and(|value| value == names::OPERATOR)
+    }
+
+    /// Whether it can matter for a policy: it is the policy's own by owner or by label, has blocks of it or
+    /// a name that the policy would use, or speaks of its host.
     #[must_use]
     pub fn concerns(&self, policy: &Stake<'_>, cluster_domain: &str) -> bool {
         let own = |uid: &str| {
             self.owners.iter().any(|owner| owner.uid == uid)
                 || self.labels.get(names::LABEL_OWNER_UID).is_some_and(|label| label == uid)
+                || self.co_owner_uid() == Some(uid)
         };
         policy.uid.is_some_and(own)
             || policy.name == Some(&self.name)
@@ -165,11 +228,12 @@ impl Existing {
     /// Hosts that its HTTP routes send calls to, fully qualified.
     #[must_use]
     pub fn destinations(&self, cluster_domain: &str) -> Vec<String> {
-        let list = |value: &Value, key: &str| value.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
-        let routes = list(&self.spec, "http");
-        let targets = routes.iter().flat_map(|route| list(route, "route"));
-        let hosts = targets.filter_map(|target| Some(target.pointer("/destination/host")?.as_str()?.to_owned()));
-        hosts.map(|host| resolve_host(&host, &self.namespace, cluster_domain)).collect()
+        fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+            value.get(key).and_then(Value::as_array).into_iter().flatten()
+        }
+        let targets = list(&self.spec, "http").flat_map(|route| list(route, "route"));
+        let hosts = targets.filter_map(|target| target.pointer("/destination/host")?.as_str());
+        hosts.map(|host| resolve_host(host, &self.namespace, cluster_domain)).collect()
     }
 }
 

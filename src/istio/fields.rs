@@ -1,4 +1,4 @@
-//! Every field of DestinationRule and VirtualService that we write, as a path, and what Istio does where
+//! Every field of Sidecar, DestinationRule and VirtualService that we write, as a path, and what Istio does where
 //! it has no such field.
 
 use std::collections::BTreeSet;
@@ -60,6 +60,24 @@ const OF_RULES: [&str; 8] = [
     "trafficPolicy.portLevelSettings[].port.number",
 ];
 
+/// `inboundConnectionPool` came with Istio 1.20 (istio/api#2961), before `networking.istio.io/v1`.
+const OF_SIDECARS: [&str; 14] = [
+    "workloadSelector",
+    "workloadSelector.labels",
+    "inboundConnectionPool",
+    "inboundConnectionPool.tcp",
+    "inboundConnectionPool.tcp.maxConnections",
+    "inboundConnectionPool.tcp.connectTimeout",
+    "inboundConnectionPool.tcp.idleTimeout",
+    "inboundConnectionPool.tcp.maxConnectionDuration",
+    "inboundConnectionPool.http",
+    "inboundConnectionPool.http.http1MaxPendingRequests",
+    "inboundConnectionPool.http.http2MaxRequests",
+    "inboundConnectionPool.http.maxRequestsPerConnection",
+    "inboundConnectionPool.http.maxRetries",
+    "inboundConnectionPool.http.idleTimeout",
+];
+
 const OF_ROUTES: [&str; 18] = [
     "hosts",
     "http",
@@ -85,6 +103,7 @@ const OF_ROUTES: [&str; 18] = [
 #[must_use]
 pub fn written_fields(kind: Kind) -> Vec<Field> {
     let paths: BTreeSet<String> = match kind {
+        Kind::Sidecar => OF_SIDECARS.iter().map(|path| (*path).to_owned()).collect(),
         Kind::DestinationRule => {
             let scopes = ["trafficPolicy", "trafficPolicy.portLevelSettings[]"];
             let blocks = scopes.iter().flat_map(|scope| BLOCKS.iter().map(move |block| format!("{scope}.{block}")));
@@ -106,13 +125,15 @@ pub fn written_fields(kind: Kind) -> Vec<Field> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::Value;
 
     use super::*;
     use crate::istio::{
         ConnectionPool, Destination, DestinationRuleSpec, ExactMatch, HttpPool, HttpRetry, HttpRoute, LoadBalancer,
         LocalityLbSetting, OutlierDetection, PortPolicy, PortSelector, RetryBudget, RouteDestination, RouteMatch,
-        TcpPool, TrafficPolicy, VirtualServiceSpec,
+        SidecarSpec, TcpPool, TrafficPolicy, VirtualServiceSpec, WorkloadSelector,
     };
 
     fn paths(value: &Value, at: &str, found: &mut BTreeSet<String>) {
@@ -181,6 +202,10 @@ mod tests {
         }
     }
 
+    fn whole_sidecar() -> SidecarSpec {
+        SidecarSpec { workload_selector: WorkloadSelector { labels: BTreeMap::new() }, inbound_connection_pool: pool() }
+    }
+
     fn whole_routes() -> VirtualServiceSpec {
         let text = || Some(String::new());
         let destination = Destination { host: String::new(), port: PortSelector { number: 1 } };
@@ -200,7 +225,8 @@ mod tests {
     fn the_list_has_every_field_that_the_written_types_have_and_no_other() {
         let rule = serde_json::to_value(whole_rule()).unwrap();
         let routes = serde_json::to_value(whole_routes()).unwrap();
-        for (kind, whole) in [(Kind::DestinationRule, rule), (Kind::VirtualService, routes)] {
+        let sidecar = serde_json::to_value(whole_sidecar()).unwrap();
+        for (kind, whole) in [(Kind::Sidecar, sidecar), (Kind::DestinationRule, rule), (Kind::VirtualService, routes)] {
             let mut found = BTreeSet::new();
             paths(&whole, "", &mut found);
             let listed: BTreeSet<String> = written_fields(kind).into_iter().map(|field| field.path).collect();

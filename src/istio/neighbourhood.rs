@@ -221,6 +221,8 @@ impl Neighbourhood {
                 continue;
             }
             match object.kind {
+                // Reaches no host.
+                Kind::Sidecar => {}
                 Kind::DestinationRule => gathered.rules.push(object.clone()),
                 Kind::VirtualService => gathered.virtual_services.push(object.clone()),
             }
@@ -234,6 +236,7 @@ impl Neighbourhood {
     pub fn with(&self, object: Existing) -> Self {
         let mut changed = self.without(&object);
         match object.kind {
+            Kind::Sidecar => {}
             Kind::DestinationRule => changed.rules.push(Arc::new(object)),
             Kind::VirtualService => changed.virtual_services.push(Arc::new(object)),
         }
@@ -245,6 +248,7 @@ impl Neighbourhood {
     pub fn without(&self, object: &Existing) -> Self {
         let mut changed = self.clone();
         match object.kind {
+            Kind::Sidecar => {}
             Kind::DestinationRule => changed.rules.retain(|other| !is_same(other, object)),
             Kind::VirtualService => changed.virtual_services.retain(|other| !is_same(other, object)),
         }

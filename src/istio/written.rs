@@ -1,4 +1,4 @@
-//! The fields of DestinationRule and VirtualService that we write, and no others: under
+//! The fields of Sidecar, DestinationRule and VirtualService that we write, and no others: under
 //! server-side apply what we do not send stays whose it is.
 
 use std::collections::BTreeMap;
@@ -43,6 +43,43 @@ pub struct DestinationRuleSpec {
     /// Fully qualified.
     pub host: String,
     /// At least one block (istio `validateTrafficPolicy`).
+    pub traffic_policy: TrafficPolicy,
+}
+
+/// What is applied to somebody else's DestinationRule: our blocks, and what says whose they are. Neither
+/// `host` nor anything else that is its owner's, and no ownerReference: it must not go with the policy.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MergedBlocks {
+    /// `networking.istio.io/v1`.
+    pub api_version: &'static str,
+    /// `DestinationRule`.
+    pub kind: &'static str,
+    /// Name, and whose the blocks are.
+    pub metadata: MergedMetadata,
+    /// The blocks.
+    pub spec: MergedSpec,
+}
+
+/// Metadata of which we own a label and an annotation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MergedMetadata {
+    /// The object's name.
+    pub name: String,
+    /// Its namespace, which is the policy's.
+    pub namespace: String,
+    /// The policy's uid; empty where it is not known (offline).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The policy's name.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Spec of which we own some blocks.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MergedSpec {
+    /// Only `connectionPool`, `outlierDetection` and `retryBudget`.
     pub traffic_policy: TrafficPolicy,
 }
 
@@ -184,6 +221,40 @@ pub struct OutlierDetection {
     /// Envoy `healthy_panic_threshold`; unset: 0, which is never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_health_percent: Option<u32>,
+}
+
+/// `networking.istio.io/v1` Sidecar.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sidecar {
+    /// `networking.istio.io/v1`.
+    pub api_version: &'static str,
+    /// `Sidecar`.
+    pub kind: &'static str,
+    /// Name, labels, owner.
+    pub metadata: Metadata,
+    /// For which workloads, and what they take.
+    pub spec: SidecarSpec,
+}
+
+/// Spec of a Sidecar. Without `egress`, `ingress` and `outboundTrafficPolicy`: unset, they are what a
+/// workload has that no Sidecar selects (measured M68).
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SidecarSpec {
+    /// Never for a whole namespace.
+    pub workload_selector: WorkloadSelector,
+    /// Takes the place of the whole `connectionPool` of any DestinationRule on inbound clusters, also with
+    /// the fields that it leaves out (istio `pilot/pkg/networking/core/cluster_builder.go`,
+    /// `buildInboundCluster`; measured M72).
+    pub inbound_connection_pool: ConnectionPool,
+}
+
+/// `workloadSelector`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct WorkloadSelector {
+    /// All of them must match; none would match every workload of the namespace.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// `networking.istio.io/v1` VirtualService.

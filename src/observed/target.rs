@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Service;
 use serde_json::Value;
 
-use super::{Endpoints, WAYPOINT, uses_waypoint};
+use super::{Endpoints, Selector, WAYPOINT, uses_waypoint};
 use crate::istio::{Protocol, entry_protocol, port_protocol};
 
 /// What matters of a Service or a ServiceEntry.
@@ -16,6 +16,8 @@ pub struct ServiceView {
     pub discovery: Discovery,
     /// Its ports, in order.
     pub ports: Vec<PortView>,
+    /// Labels of the pods behind a Service; empty where no labels select them, as behind a ServiceEntry.
+    pub selector: Selector,
     /// Endpoints that it lists itself: those of a static ServiceEntry.
     pub listed: Option<Endpoints>,
     /// Whether it uses a waypoint ([`WAYPOINT`]); `None`: as its namespace does.
@@ -91,6 +93,11 @@ impl From<&Service> for ServiceView {
             hosts: Vec::new(),
             discovery,
             ports: ports.collect(),
+            // That of an ExternalName is ignored (Kubernetes `ServiceSpec.selector`).
+            selector: match discovery {
+                Discovery::ExternalName => Selector::new(),
+                _ => spec.and_then(|spec| spec.selector.clone()).unwrap_or_default(),
+            },
             listed: None,
             waypoint: waypoint.map(|name| uses_waypoint(Some(name))),
             prefers_near: prefers_near(service),
@@ -139,6 +146,7 @@ impl ServiceView {
             hosts,
             discovery,
             ports: ports.collect(),
+            selector: Selector::new(),
             listed,
             waypoint: waypoint.map(|name| uses_waypoint(Some(name))),
             // All that it lists is ready.

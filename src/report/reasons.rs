@@ -6,6 +6,18 @@ use crate::{
     istio::Kind,
 };
 
+/// Fields of `inboundConnectionPool`, as [`FIELDS`].
+const OF_SERVERS: &[(&str, &str)] = &[
+    ("tcp.maxConnections", "limits.perServer.connections"),
+    ("http.http1MaxPendingRequests", "limits.perServer.pendingRequests"),
+    ("http.http2MaxRequests", "limits.perServer.activeRequests"),
+    ("http.maxRequestsPerConnection", "limits.perServer.requestsPerConnection"),
+    ("tcp.connectTimeout", "timeouts.connect"),
+    ("tcp.idleTimeout", "timeouts.idle"),
+    ("tcp.maxConnectionDuration", "timeouts.lifetime"),
+    ("", "limits.perServer"),
+];
+
 /// Fields of `trafficPolicy`, and the field of the policy that each stands for.
 const FIELDS: &[(&str, &str)] = &[
     ("connectionPool.tcp.maxConnections", "limits.perClient.connections"),
@@ -42,14 +54,22 @@ pub(super) fn reason(kind: Kind, change: &Change, effective: &[EffectiveValue]) 
     }
     match (kind, path.as_str()) {
         (_, "spec.host" | "spec.hosts") => return "the host of the target".to_owned(),
+        (Kind::Sidecar, path) if path.starts_with("spec.workloadSelector") => {
+            return "the selector of the target".to_owned();
+        }
         (Kind::VirtualService, "spec.http") => {
             return "timeouts.request, retries and the ports of the target".to_owned();
         }
         _ => {}
     }
-    let inner = path.strip_prefix("spec.trafficPolicy.").unwrap_or_default();
-    let below = |head: &str| inner.strip_prefix(head).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-    let Some((_, field)) = FIELDS.iter().find(|(head, _)| below(head)) else {
+    let (fields, inner) = match (path.strip_prefix("spec.inboundConnectionPool"), kind) {
+        (Some(inner), Kind::Sidecar) => (OF_SERVERS, inner.trim_start_matches('.')),
+        _ => (FIELDS, path.strip_prefix("spec.trafficPolicy.").unwrap_or_default()),
+    };
+    let below = |head: &str| {
+        head.is_empty() || inner.strip_prefix(head).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    let Some((_, field)) = fields.iter().find(|(head, _)| below(head)) else {
         return "not ours, and it would void the policy".to_owned();
     };
     if change.want.is_none() {
@@ -83,6 +103,21 @@ mod tests {
         assert_eq!(rule("connectionPool.http.http2MaxRequests"), "limits.perClient.activeRequests, as the spec says");
         assert_eq!(rule("outlierDetection"), "ejection, as the spec says");
         assert_eq!(rule("portLevelSettings"), "ports, as the spec says");
+    }
+
+    #[test]
+    fn what_a_server_takes_is_told_by_its_own_words() {
+        let sidecar = |path: &str, want| said(Kind::Sidecar, path, want);
+        let pool = |field: &str| sidecar(&format!("spec.inboundConnectionPool{field}"), Some(json!(1)));
+        assert_eq!(pool(".http.http2MaxRequests"), "limits.perServer.activeRequests, as the spec says");
+        assert_eq!(pool(".tcp.idleTimeout"), "timeouts.idle, as the spec says");
+        assert_eq!(pool(""), "limits.perServer, as the spec says");
+        assert_eq!(sidecar("spec.workloadSelector.labels.app", Some(json!("a"))), "the selector of the target");
+        assert_eq!(sidecar("spec.egress", None), "not ours, and it would void the policy");
+        assert_eq!(
+            sidecar("spec.inboundConnectionPool.http.maxRetries", None),
+            "limits.perServer: the policy does not set it"
+        );
     }
 
     #[test]

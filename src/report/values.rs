@@ -81,6 +81,15 @@ struct Unset {
     open: fn(&Policy) -> bool,
 }
 
+/// What stands there where a policy does not state the server's side.
+const SERVER_SIDE: &str = "limits.perServer";
+
+/// Whether Istio puts limits of clients on servers' own proxies too (measured M9).
+const fn limits_servers(policy: &Policy) -> bool {
+    let limits = &policy.limits;
+    limits.connections.is_some() || limits.pending_requests.is_some() || limits.active_requests.is_some()
+}
+
 /// Istio 1.31 with its default mesh configuration, in the order of the API.
 ///
 /// Limits: `getDefaultCircuitBreakerThresholds` writes 4294967295 for each (istio
@@ -126,6 +135,20 @@ const UNSET: &[Unset] = &[
             policy.limits.concurrent_retries.is_none()
                 && policy.retries.as_ref().is_none_or(|retries| retries.budget.is_none())
         },
+    },
+    Unset {
+        path: SERVER_SIDE,
+        value: "perClient's, from all clients together",
+        origin: Origin::Istio,
+        routed: false,
+        open: limits_servers,
+    },
+    Unset {
+        path: SERVER_SIDE,
+        value: "unlimited",
+        origin: Origin::Istio,
+        routed: false,
+        open: |policy| !limits_servers(policy),
     },
     Unset {
         path: "ejection",
@@ -206,6 +229,9 @@ pub(super) fn values(valid: &Valid, ports: &[PortView], others_routes: bool) -> 
         let http = ports.iter().any(|view| view.number == *port && view.protocol.is_http());
         lines.extend(with_unset(of(Some(*port)), Some(*port), policy, http, others_routes));
     }
+    if valid.server.is_some() {
+        lines.retain(|line| line.path != SERVER_SIDE);
+    }
     lines
 }
 
@@ -259,8 +285,9 @@ fn with_unset(
 
 /// Where a field stands in the API.
 fn position(path: &str) -> usize {
-    const ORDER: &[&str] = &["limits", "ejection", "timeouts", "retries"];
+    const ORDER: &[&str] = &["limits", SERVER_SIDE, "ejection", "timeouts", "retries"];
     const FIELDS: &[&str] = &[
+        "mode",
         "connections",
         "pendingRequests",
         "activeRequests",
@@ -287,7 +314,7 @@ fn position(path: &str) -> usize {
         "percent",
         "minConcurrency",
     ];
-    let block = path.split('.').next().unwrap_or_default();
+    let block = if path.starts_with(SERVER_SIDE) { SERVER_SIDE } else { path.split('.').next().unwrap_or_default() };
     let field = path.rsplit('.').next().unwrap_or_default();
     let index = |list: &[&str], word: &str| list.iter().position(|one| *one == word).unwrap_or(list.len());
     index(ORDER, block) * (FIELDS.len() + 1) + index(FIELDS, field)
@@ -315,7 +342,9 @@ mod tests {
         let http = [PortView { number: 80, protocol: Protocol::Http }];
         let lines = unset_alone(&http);
         let paths: Vec<&str> = lines.iter().map(|line| line.path.as_str()).collect();
-        assert_eq!(paths, UNSET.iter().map(|unset| unset.path).collect::<Vec<_>>());
+        let mut all: Vec<&str> = UNSET.iter().map(|unset| unset.path).collect();
+        all.dedup();
+        assert_eq!(paths, all);
         let opaque = [PortView { number: 5432, protocol: Protocol::Opaque }];
         assert!(unset_alone(&opaque).iter().all(|line| line.path != "retries.attempts"), "a TCP port has no retries");
     }

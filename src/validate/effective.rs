@@ -18,6 +18,8 @@ pub(super) fn effective(
     let near = service.is_some_and(|service| service.prefers_near);
     let mut list = List { prefix: String::new(), own: &common, base: None, near, values: Vec::new() };
     let common_route = service.is_none() || valid.routes.iter().any(|port| !valid.ports.contains_key(port));
+    list.limits(&valid.common);
+    list.server(spec);
     list.policy(&valid.common, routed && common_route);
     let mut values = list.values;
     for entry in &spec.ports {
@@ -26,6 +28,7 @@ pub(super) fn effective(
         let prefix = format!("ports[{}].", entry.port);
         let mut list = List { prefix, own: &own, base: Some(&common), near, values };
         let routed = routed && valid.routes.contains(&entry.port);
+        list.limits(policy);
         list.policy(policy, routed);
         values = list.values;
     }
@@ -63,7 +66,7 @@ impl List<'_> {
         self.add(path, value, set, Origin::Default);
     }
 
-    fn policy(&mut self, policy: &Policy, routed: bool) {
+    fn limits(&mut self, policy: &Policy) {
         let limits = &policy.limits;
         self.said("limits.perClient.connections", limits.connections, |b| per_client(b, |l| l.connections.is_some()));
         self.said("limits.perClient.pendingRequests", limits.pending_requests, |b| {
@@ -78,6 +81,23 @@ impl List<'_> {
         self.said("limits.perClient.concurrentRetries", limits.concurrent_retries, |b| {
             per_client(b, |l| l.concurrent_retries.is_some())
         });
+    }
+
+    /// What each server's own proxy takes.
+    fn server(&mut self, spec: &ResilienceSpec) {
+        let Some(server) = spec.limits.as_ref().and_then(|limits| limits.per_server.as_ref()) else { return };
+        let mut said = |field: &str, value: Option<String>| {
+            let Some(value) = value else { return };
+            self.values.push(EffectiveValue { path: format!("limits.perServer.{field}"), value, origin: Origin::Spec });
+        };
+        said("mode", Some(server.mode.name().to_owned()));
+        said("connections", server.connections.map(|value| value.to_string()));
+        said("pendingRequests", server.pending_requests.map(|value| value.to_string()));
+        said("activeRequests", server.active_requests.map(|value| value.to_string()));
+        said("requestsPerConnection", server.requests_per_connection.map(|value| value.to_string()));
+    }
+
+    fn policy(&mut self, policy: &Policy, routed: bool) {
         self.ejection(policy);
         let timeouts = &policy.timeouts;
         self.said("timeouts.connect", timeouts.connect.as_ref(), |b| timeout(b, |t| t.connect.is_some()));

@@ -123,10 +123,19 @@ fn place(said: &Value, leaf: &Leaf) -> String {
 fn declared_as(path: &str) -> &'static str {
     let path = path.strip_prefix("trafficPolicy.").unwrap_or(path);
     match path.strip_prefix("portLevelSettings[].").unwrap_or(path) {
+        "inboundConnectionPool.tcp.maxConnections" => "limits.perServer.connections",
+        "inboundConnectionPool.http.http1MaxPendingRequests" => "limits.perServer.pendingRequests",
+        "inboundConnectionPool.http.http2MaxRequests" => "limits.perServer.activeRequests",
+        "inboundConnectionPool.http.maxRequestsPerConnection" => "limits.perServer.requestsPerConnection",
         "connectionPool.tcp.maxConnections" => "limits.perClient.connections",
-        "connectionPool.tcp.connectTimeout" => "timeouts.connect",
-        "connectionPool.tcp.idleTimeout" | "connectionPool.http.idleTimeout" => "timeouts.idle",
-        "connectionPool.tcp.maxConnectionDuration" => "timeouts.lifetime",
+        "connectionPool.tcp.connectTimeout" | "inboundConnectionPool.tcp.connectTimeout" => "timeouts.connect",
+        "connectionPool.tcp.idleTimeout"
+        | "connectionPool.http.idleTimeout"
+        | "inboundConnectionPool.tcp.idleTimeout"
+        | "inboundConnectionPool.http.idleTimeout" => "timeouts.idle",
+        "connectionPool.tcp.maxConnectionDuration" | "inboundConnectionPool.tcp.maxConnectionDuration" => {
+            "timeouts.lifetime"
+        }
         "connectionPool.http.http1MaxPendingRequests" => "limits.perClient.pendingRequests",
         "connectionPool.http.http2MaxRequests" => "limits.perClient.activeRequests",
         "connectionPool.http.maxRequestsPerConnection" => "limits.perClient.requestsPerConnection",
@@ -215,6 +224,7 @@ mod tests {
             hosts: Vec::new(),
             discovery: Discovery::ClusterIp,
             ports: vec![port(80), port(9000)],
+            selector: [("app".to_owned(), "a".to_owned())].into(),
             listed: None,
             waypoint: None,
             prefers_near: false,
@@ -279,6 +289,9 @@ mod tests {
         of_port["limits"]["perClient"]["connections"] = json!(2);
         let mut with_port = blocks.clone();
         with_port["ports"] = json!([of_port]);
+        with_port["limits"]["perServer"] = json!({
+            "mode": "Limited", "connections": 1, "pendingRequests": 1, "activeRequests": 1, "requestsPerConnection": 1,
+        });
         let mut budgeted = blocks;
         budgeted["limits"]["perClient"].as_object_mut().unwrap().remove("concurrentRetries");
         budgeted["retries"]["budget"] = json!({"percent": 20});
@@ -291,6 +304,9 @@ mod tests {
         let never_written = [
             "trafficPolicy.connectionPool.http.idleTimeout",
             "trafficPolicy.portLevelSettings[].connectionPool.tcp.idleTimeout",
+            "inboundConnectionPool.http.idleTimeout",
+            // A word that our API has not for servers.
+            "inboundConnectionPool.http.maxRetries",
         ];
         for kind in Kind::ALL {
             for field in written_fields(kind) {

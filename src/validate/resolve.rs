@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use super::{
     Violation,
     arithmetic::{default_max_percent, ejectable},
-    valid::{Budget, Owner, Policy, ResolvedEjection, ResolvedRetries, Valid},
+    valid::{Budget, Owner, Policy, ResolvedEjection, ResolvedRetries, ServerLimits, Valid},
 };
 use crate::{
-    api::{Blocks, Duration, Ejection, PortEntry, ResilienceSpec, Retries, RetryOn, TargetKind, TargetRef},
+    api::{
+        Blocks, Duration, Ejection, PerServerLimits, PortEntry, ResilienceSpec, Retries, RetryOn, ServerMode,
+        TargetKind, TargetRef,
+    },
     istio::Protocol,
     observed::{Observed, ServiceView},
 };
@@ -23,6 +26,9 @@ const DEFAULT_RETRY_ON: [RetryOn; 2] = [RetryOn::ConnectFailure, RetryOn::Refuse
 const DEFAULT_MIN_CONCURRENCY: u32 = 3;
 /// Unset `ejection.maxPercent` where endpoints cannot be counted: one of two can go, and never all.
 const UNCOUNTED_MAX_PERCENT: u32 = 50;
+/// `limits.perServer` in mode Unlimited: the most that Istio's `int32` can say. Said, since a pool without a
+/// field is refused, and so that a reader sees it.
+const UNLIMITED: i32 = i32::MAX;
 
 /// Faults of blocks and ports that the schema cannot see: what a port has in the end, and what the
 /// target's ports can carry.
@@ -160,20 +166,31 @@ pub(super) fn resolve(
         host: String::new(),
         endpoints: observed
             .sent(common.ejection.as_ref().and_then(|ejection| ejection.min_healthy_percent).unwrap_or(0)),
+        server: spec
+            .limits
+            .as_ref()
+            .and_then(|limits| limits.per_server.as_ref())
+            .map(|limits| server(limits, service)),
         common,
         ports,
         common_acts,
+        merge: None,
         routes: Vec::new(),
         effective: Vec::new(),
         warnings: Vec::new(),
         unknowns: world.unknowns,
     };
-    match service {
-        Some(service) => {
-            let http = service.http_ports().into_iter();
-            valid.routes = http.filter(|port| valid.of_port(*port).wants_routes()).collect();
-        }
-        None => valid.unknowns.extend(ports_unknown(&valid)),
+    if let Some(service) = service {
+        let http = service.http_ports().into_iter();
+        valid.routes = http.filter(|port| valid.of_port(*port).wants_routes()).collect();
+    } else {
+        valid.unknowns.extend(ports_unknown(&valid));
+        valid.unknowns.extend(valid.server.as_ref().map(|_| {
+            Violation::new(
+                "spec.limits.perServer",
+                format!("needs the selector of {target}, which is not known here: add it to the files"),
+            )
+        }));
     }
     valid
 }
@@ -241,6 +258,19 @@ impl Here<'_> {
             return UNCOUNTED_MAX_PERCENT;
         };
         default_max_percent(endpoints)
+    }
+}
+
+fn server(limits: &PerServerLimits, service: Option<&ServiceView>) -> ServerLimits {
+    let PerServerLimits { mode, connections, pending_requests, active_requests, requests_per_connection } = limits;
+    let open = (*mode == ServerMode::Unlimited).then_some(UNLIMITED);
+    ServerLimits {
+        mode: *mode,
+        selector: service.map(|service| service.selector.clone()).unwrap_or_default(),
+        connections: connections.or(open),
+        pending_requests: pending_requests.or(open),
+        active_requests: active_requests.or(open),
+        requests_per_connection: *requests_per_connection,
     }
 }
 

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use kube::ResourceExt;
 
-use super::{Violation, neighbours::Wants};
-use crate::api::{
-    Duration, EffectiveValue, LocalityFailover, Method, Mode, PerClientLimits, Resilience, RetryOn, TargetRef,
-    Timeouts, Warning,
+use super::{Violation, merge::Merge, neighbours::Wants};
+use crate::{
+    api::{
+        Duration, EffectiveValue, LocalityFailover, Method, Mode, PerClientLimits, Resilience, RetryOn, ServerMode,
+        TargetRef, Timeouts, Warning,
+    },
+    observed::Selector,
 };
 
 /// A policy that can be translated: every value decided, nothing left to refuse.
@@ -28,8 +31,12 @@ pub struct Valid {
     pub common: Policy,
     /// Ports with an entry of their own: all that holds for each.
     pub ports: BTreeMap<u16, Policy>,
+    /// What each server's own proxy takes, for all ports; `None`: Istio puts the limits of clients there.
+    pub server: Option<ServerLimits>,
     /// Whether a port of the target has no entry, so that the common policy acts at all.
     pub common_acts: bool,
+    /// Somebody else's DestinationRule that is to hold what would otherwise be in one of ours.
+    pub merge: Option<Merge>,
     /// HTTP ports that get a route, in the order of the target.
     pub routes: Vec<u16>,
     /// Every value with its origin.
@@ -67,7 +74,11 @@ impl Valid {
     }
 
     pub(super) fn wants(&self) -> Wants {
-        Wants { rule: self.policies().any(Policy::wants_rule), routes: self.policies().any(Policy::wants_routes) }
+        Wants {
+            server: self.server.is_some(),
+            rule: self.policies().any(Policy::wants_rule),
+            routes: self.policies().any(Policy::wants_routes),
+        }
     }
 
     /// Another object has the routes of the host.
@@ -126,11 +137,48 @@ impl Policy {
             || self.retries.as_ref().is_some_and(|retries| retries.budget.is_some())
     }
 
+    /// The blocks of a DestinationRule's traffic policy that it fills.
+    pub(super) fn blocks(&self) -> Vec<&'static str> {
+        let Timeouts { connect, request: _, idle, lifetime } = &self.timeouts;
+        let times = connect.is_some() || idle.is_some() || lifetime.is_some();
+        let pool = times || self.limits != PerClientLimits::default();
+        let budget = self.retries.as_ref().is_some_and(|retries| retries.budget.is_some());
+        let all = [(pool, "connectionPool"), (self.ejection.is_some(), "outlierDetection"), (budget, "retryBudget")];
+        all.into_iter().filter_map(|(filled, block)| filled.then_some(block)).collect()
+    }
+
+    /// Whether a DestinationRule says the same for both.
+    pub(super) fn same_rule(&self, other: &Self) -> bool {
+        let rule = |policy: &Self| {
+            let Timeouts { connect, request: _, idle, lifetime } = policy.timeouts.clone();
+            (policy.limits.clone(), policy.ejection.clone(), connect, idle, lifetime)
+        };
+        rule(self) == rule(other)
+    }
+
     /// Whether anything of it belongs in a VirtualService.
     #[must_use]
     pub const fn wants_routes(&self) -> bool {
         self.timeouts.request.is_some() || self.retries.is_some()
     }
+}
+
+/// What each server's own proxy takes from all its clients together, every value decided. A limit that is
+/// `None` does not limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerLimits {
+    /// Whether it limits at all.
+    pub mode: ServerMode,
+    /// Labels of the pods; empty only where the Service is not known.
+    pub selector: Selector,
+    /// Connections to the application.
+    pub connections: Option<i32>,
+    /// Requests that wait for one.
+    pub pending_requests: Option<i32>,
+    /// Requests under way.
+    pub active_requests: Option<i32>,
+    /// Requests that one connection carries.
+    pub requests_per_connection: Option<i32>,
 }
 
 /// Ejection with every value decided.

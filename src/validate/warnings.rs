@@ -6,9 +6,13 @@
 mod ejection;
 mod limits;
 mod mesh;
+mod neighbours;
 mod retries;
+mod server;
+mod sharing;
 
 use super::{
+    Settings,
     neighbours::Neighbours,
     valid::{Policy, Valid},
 };
@@ -24,15 +28,19 @@ pub(super) fn warnings(
     service: Option<&ServiceView>,
     observed: &Observed,
     neighbours: &Neighbours,
+    settings: &Settings,
 ) -> Vec<Warning> {
     let mut all = Warnings::default();
     for group in groups(spec, valid, service) {
         let here = Here { group: &group, valid, service, observed };
         limits::warn(&here, &mut all);
+        server::warn(&here, &mut all);
         ejection::warn(&here, &mut all);
         retries::warn(&here, &mut all);
     }
-    mesh::warn(valid, service, observed, neighbours, &mut all);
+    neighbours::warn(valid, neighbours, &mut all);
+    mesh::warn(valid, service, observed, &mut all);
+    sharing::warn(valid, observed, settings, &mut all);
     all.said.sort_by_key(|said| said.code);
     all.said.into_iter().map(Said::warning).collect()
 }

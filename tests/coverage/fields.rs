@@ -9,7 +9,12 @@ use serde_json::Value;
 use super::{accepted, all_at, refused, spec_schema, without_indexes};
 
 /// Fields of which nothing is legal, and why: only refused documents can have them.
-const NEVER_LEGAL: [(&str, &str); 2] = [
+const NEVER_LEGAL: [(&str, &str); 7] = [
+    ("spec.ports[].limits.perServer.mode", "the server's side is for all ports"),
+    ("spec.ports[].limits.perServer.connections", "the server's side is for all ports"),
+    ("spec.ports[].limits.perServer.pendingRequests", "the server's side is for all ports"),
+    ("spec.ports[].limits.perServer.activeRequests", "the server's side is for all ports"),
+    ("spec.ports[].limits.perServer.requestsPerConnection", "the server's side is for all ports"),
     ("spec.ports[].retries.budget.percent", "a budget is for all ports"),
     ("spec.ports[].retries.budget.minConcurrency", "a budget is for all ports"),
 ];

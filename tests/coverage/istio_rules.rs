@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs};
 
 use resilience_operator::{
     cli::yaml,
-    istio::{Fault, destination_rule_faults, virtual_service_faults},
+    istio::{Fault, destination_rule_faults, sidecar_faults, virtual_service_faults},
 };
 use serde_json::{Value, json};
 
@@ -171,8 +171,26 @@ const SERVICE: &[Row] = &[
     ),
 ];
 
+/// Of a Sidecar.
+const SIDECAR: &[Row] = &[
+    ("6.1 empty configuration provided", "/inboundConnectionPool", &["null", "{}"]),
+    ("ValidateAlphaWorkloadSelector; without labels it is for all pods", "/workloadSelector", &["null", "{}"]),
+    (
+        "ValidateAlphaWorkloadSelector; the CRD's maxLength",
+        "/workloadSelector/labels/app",
+        &["\"*\"", "5", "\"a123456789b123456789c123456789d123456789e123456789f123456789g1234\""],
+    ),
+    ("6.1 must be non-negative; 6.3 int32", "/inboundConnectionPool/tcp/maxConnections", COUNTER),
+    ("6.1 rule D", "/inboundConnectionPool/tcp/connectTimeout", DURATION),
+    ("6.1 rule D", "/inboundConnectionPool/tcp/idleTimeout", DURATION),
+    ("6.1 rule D", "/inboundConnectionPool/tcp/maxConnectionDuration", DURATION),
+    ("6.1 must be non-negative; 6.3 int32", "/inboundConnectionPool/http/http1MaxPendingRequests", COUNTER),
+    ("6.1 must be non-negative; 6.3 int32", "/inboundConnectionPool/http/http2MaxRequests", COUNTER),
+    ("6.1 must be non-negative; 6.3 int32", "/inboundConnectionPool/http/maxRequestsPerConnection", COUNTER),
+];
+
 /// Fields that Istio has no rule for.
-const FREE: [&str; 1] = ["/http/0/name"];
+const FREE: [&str; 2] = ["/http/0/name", "/workloadSelector/labels/tier"];
 
 fn rule() -> Value {
     let pool = |idle: &str| {
@@ -215,6 +233,18 @@ fn budget() -> Value {
     })
 }
 
+fn sidecar() -> Value {
+    json!({
+        "workloadSelector": {"labels": {"app": "x"}},
+        "inboundConnectionPool": {
+            "tcp": {
+                "maxConnections": 1, "connectTimeout": "1s", "idleTimeout": "1m", "maxConnectionDuration": "1h",
+            },
+            "http": {"http1MaxPendingRequests": 1, "http2MaxRequests": 1, "maxRequestsPerConnection": 1},
+        },
+    })
+}
+
 fn service() -> Value {
     let host = "x.default.svc.cluster.local";
     let route = json!([{"destination": {"host": host, "port": {"number": 80}}}]);
@@ -247,7 +277,8 @@ fn broken(mut object: Value, pointer: &str, value: Value) -> Value {
 #[test]
 fn every_rule_of_istio_is_a_fault_by_itself() {
     type Judge = fn(&Value) -> Vec<Fault>;
-    let tables: [(&[Row], Value, Judge); 3] = [
+    let tables: [(&[Row], Value, Judge); 4] = [
+        (SIDECAR, sidecar(), sidecar_faults),
         (RULE, rule(), destination_rule_faults),
         (BUDGET, budget(), destination_rule_faults),
         (SERVICE, service(), virtual_service_faults),
@@ -289,18 +320,26 @@ fn every_field_that_we_write_has_its_rules() {
     }
     assert!(written.len() > 40, "only {} fields: are they still read?", written.len());
     let known: BTreeSet<String> =
-        [RULE, BUDGET, SERVICE].concat().iter().map(|(_, pointer, _)| (*pointer).to_owned()).collect();
+        [SIDECAR, RULE, BUDGET, SERVICE].concat().iter().map(|(_, pointer, _)| (*pointer).to_owned()).collect();
     let without: Vec<&String> =
         written.iter().filter(|field| !known.contains(*field) && !FREE.contains(&field.as_str())).collect();
     assert!(without.is_empty(), "no rule is listed for {without:?}");
     let leaf = |pointer: &&Row| {
-        !["/trafficPolicy", "/trafficPolicy/connectionPool", "/trafficPolicy/portLevelSettings", "/hosts", "/http"]
-            .contains(&pointer.1)
+        ![
+            "/inboundConnectionPool",
+            "/workloadSelector",
+            "/trafficPolicy",
+            "/trafficPolicy/connectionPool",
+            "/trafficPolicy/portLevelSettings",
+            "/hosts",
+            "/http",
+        ]
+        .contains(&pointer.1)
             && !pointer.1.ends_with("/0")
             && !pointer.1.contains("/1/")
             && !pointer.1.ends_with("/route")
     };
-    let all = [RULE, BUDGET, SERVICE].concat();
+    let all = [SIDECAR, RULE, BUDGET, SERVICE].concat();
     let gone: Vec<&str> =
         all.iter().filter(leaf).map(|row| row.1).filter(|pointer| !written.contains(*pointer)).collect();
     assert!(gone.is_empty(), "no golden file writes {gone:?}");

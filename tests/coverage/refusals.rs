@@ -37,21 +37,30 @@ fn every_rule_of_cel_refuses_a_document_at_every_place_that_has_it() {
     assert!(missing.is_empty(), "no file of tests/reject is refused by\n{}", missing.join("\n"));
 }
 
+/// Sentences of what only a cluster can withhold, which unit tests beside them hold.
+const SEEN_LIVE: [&str; 1] = [": let the operator list and watch sidecars there, or leave this out"];
+
 #[test]
 fn every_sentence_of_a_refusal_stands_in_a_document_that_is_refused() {
     let documents = texts("tests/translate", ".out.yaml") + &texts("tests/reject", "") + &texts("tests/cli", ".md");
     let sources = sources(&[
         "src/validate.rs",
+        "src/validate/merge.rs",
         "src/validate/neighbours.rs",
         "src/validate/resolve.rs",
+        "src/validate/server_side.rs",
         "src/validate/target.rs",
     ]);
     let mut missing = Vec::new();
     for (file, source) in sources {
         let found = sentences(&source);
         assert!(found.len() >= 3, "{file}: only {} sentences: are they still read?", found.len());
-        missing
-            .extend(found.into_iter().filter(|text| !documents.contains(text)).map(|text| format!("{file}: {text}")));
+        missing.extend(
+            found
+                .into_iter()
+                .filter(|text| !documents.contains(text) && !SEEN_LIVE.contains(&text.as_str()))
+                .map(|text| format!("{file}: {text}")),
+        );
     }
     assert!(missing.is_empty(), "in no golden file, refused file or transcript:\n{}", missing.join("\n"));
 }

@@ -11,7 +11,7 @@ use resilience_operator::{
 };
 use serde_json::{Value, json};
 
-use crate::legal::{PORTS, policy, world};
+use crate::legal::{PORTS, policy, without_server_side, world};
 
 /// The namespace of everything here: one that each API server has.
 pub const NAMESPACE: &str = "default";
@@ -73,7 +73,8 @@ prop_compose! {
             json!({"port": port, "name": format!("{name}-{port}"), "protocol": transport})
         }));
         let ip = if headless { "None" } else { "10.0.0.1" };
-        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": NAMESPACE}, "spec": {"clusterIP": ip, "ports": ports}})
+        let selector = json!({"app": "x", "version": ""});
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": NAMESPACE}, "spec": {"clusterIP": ip, "ports": ports, "selector": selector}})
     }
 }
 
@@ -119,8 +120,11 @@ pub fn fitting() -> BoxedStrategy<Fitting> {
 }
 
 fn fit(mut policy: Resilience, mut target: Value, mut world: Observed) -> Fitting {
+    target["metadata"]["name"] = json!(policy.spec.target_refs[0].name);
+    if target["kind"] == "ServiceEntry" {
+        without_server_side(&mut policy.spec);
+    }
     let reference = &mut policy.spec.target_refs[0];
-    target["metadata"]["name"] = json!(reference.name);
     let view = if target["kind"] == "ServiceEntry" {
         "networking.istio.io".clone_into(&mut reference.group);
         reference.kind = TargetKind::ServiceEntry;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use proptest::{prelude::*, sample};
-use resilience_operator::istio::{Kind, Source, Stricter};
+use resilience_operator::istio::{Kind, Source, Stricter, spec_faults};
 use serde_json::Value;
 
 use crate::{
@@ -12,9 +12,7 @@ use crate::{
     draw::{COUNT, each},
     fitting::{Fitting, fitting},
     mutate::{Change, Vocabulary, changes},
-    oracle,
-    policies::faults,
-    validate,
+    oracle, validate,
 };
 
 const WORDS: Vocabulary = Vocabulary {
@@ -71,6 +69,14 @@ const WORDS: Vocabulary = Vocabulary {
         "get",
     ],
     fields: &[
+        ("workloadSelector", r#"{"labels":{"app":"x"}}"#),
+        ("workloadSelector", "{}"),
+        ("workloadSelector/labels", "{}"),
+        ("labels", r#"{"app":"x","tier":"*"}"#),
+        ("labels/app", r#""y""#),
+        ("inboundConnectionPool", r#"{"tcp":{"maxConnections":1}}"#),
+        ("inboundConnectionPool/http", r#"{"http2MaxRequests":1}"#),
+        ("http/http2MaxRequests", "1"),
         ("host", r#""x.default.svc.cluster.local""#),
         ("hosts", r#"["x.default.svc.cluster.local"]"#),
         ("trafficPolicy", r#"{"connectionPool":{"tcp":{"maxConnections":1}}}"#),
@@ -156,7 +162,7 @@ enum End {
 }
 
 fn compare(kind: Kind, object: &Value, verdict: &Verdict) -> Result<Vec<End>, String> {
-    let found = faults(kind, &object["spec"]);
+    let found = spec_faults(kind, &object["spec"]);
     let of_istio: Vec<String> =
         found.iter().filter(|fault| fault.source == Source::Istio).map(ToString::to_string).collect();
     let unported = found.iter().any(|fault| fault.source == Source::Unported);

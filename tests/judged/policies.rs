@@ -6,7 +6,7 @@ use kube::Client;
 use proptest::prelude::*;
 use resilience_operator::{
     api::{Resilience, schema::decode},
-    istio::{Fault, Kind, destination_rule_faults, virtual_service_faults},
+    istio::{Kind, spec_faults},
     names,
     runtime::client::connect,
 };
@@ -21,14 +21,6 @@ use crate::{
     oracle, validate,
 };
 
-/// Faults by our port of Istio's rules.
-pub fn faults(kind: Kind, spec: &Value) -> Vec<Fault> {
-    match kind {
-        Kind::DestinationRule => destination_rule_faults(spec),
-        Kind::VirtualService => virtual_service_faults(spec),
-    }
-}
-
 /// What is rendered from each policy must pass our port and both layers of Istio; which policies and which
 /// objects those are, the callers count.
 fn all_pass(oracle: &mut Oracle, rendered: &[Result<Vec<(Kind, Value)>, String>]) -> Vec<Result<(), String>> {
@@ -41,7 +33,7 @@ fn all_pass(oracle: &mut Oracle, rendered: &[Result<Vec<(Kind, Value)>, String>]
             if !verdict.accepts() {
                 failed.push(format!("Istio refuses what we render: {verdict:?}: {object}"));
             }
-            for fault in faults(*kind, &object["spec"]) {
+            for fault in spec_faults(*kind, &object["spec"]) {
                 failed.push(format!("our own rules refuse what we render: {fault}: {object}"));
             }
         }
@@ -58,7 +50,7 @@ fn render(case: &Fitting, policy: &Resilience) -> Result<Vec<(Kind, Value)>, Str
 #[test]
 fn ten_thousand_legal_policies_are_taken_by_istios_own_validators() {
     let mut oracle = oracle();
-    let (mut rules, mut routes, mut entries) = (0, 0, 0);
+    let (mut sidecars, mut rules, mut routes, mut entries) = (0, 0, 0, 0);
     each(&fitting(), |cases| {
         // A target that Istio would not take itself would prove nothing.
         let targets: Vec<Value> =
@@ -76,14 +68,19 @@ fn ten_thousand_legal_policies_are_taken_by_istios_own_validators() {
             })
             .collect();
         for (kind, _) in rendered.iter().flatten().flatten() {
-            *(if *kind == Kind::DestinationRule { &mut rules } else { &mut routes }) += 1;
+            *match kind {
+                Kind::Sidecar => &mut sidecars,
+                Kind::DestinationRule => &mut rules,
+                Kind::VirtualService => &mut routes,
+            } += 1;
         }
         all_pass(&mut oracle, &rendered)
     });
     println!(
-        "{COUNT} policies ({entries} for ServiceEntries): {rules} DestinationRules and {routes} VirtualServices, none refused"
+        "{COUNT} policies ({entries} for ServiceEntries): {sidecars} Sidecars, {rules} DestinationRules and {routes} VirtualServices, none refused"
     );
     assert!(rules > COUNT / 2 && routes > COUNT / 4 && entries > COUNT / 5, "too few of a kind to prove anything");
+    assert!(sidecars > COUNT / 20, "too few Sidecars to prove anything");
 }
 
 /// What a policy may say, at the right place or at a wrong one.
@@ -126,6 +123,8 @@ const WORDS: Vocabulary = Vocabulary {
         "CONNECT",
         "Inherit",
         "Disabled",
+        "Limited",
+        "Unlimited",
         "503",
         "1s",
         "ß",
@@ -140,6 +139,10 @@ const WORDS: Vocabulary = Vocabulary {
         ("mode", r#""Observe""#),
         ("limits", r#"{"perClient":{"connections":5}}"#),
         ("perClient", r#"{"connections":5}"#),
+        ("perServer", r#"{"mode":"Unlimited"}"#),
+        ("perServer", r#"{"mode":"Limited","activeRequests":5}"#),
+        ("perServer/mode", r#""Limited""#),
+        ("activeRequests", "9"),
         ("connections", "5"),
         ("pendingRequests", "1"),
         ("concurrentRetries", "3"),

@@ -40,7 +40,7 @@ impl Check {
     }
 
     /// istio `validateConnectionPool`.
-    fn connection_pool(&mut self, path: &str, pool: Option<&Value>) {
+    pub(super) fn connection_pool(&mut self, path: &str, pool: Option<&Value>) {
         let Some(pool) = pool.and_then(|pool| self.object(path, pool, &["tcp", "http"])) else { return };
         self.istio(!pool.is_empty(), path, "must have at least one field");
         let tcp_path = format!("{path}.tcp");

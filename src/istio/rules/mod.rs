@@ -8,11 +8,27 @@
 
 mod check;
 mod destination_rule;
+mod sidecar;
 mod virtual_service;
 mod words;
 
+use serde_json::Value;
+
+use super::Kind;
+
 pub use destination_rule::destination_rule_faults;
+pub use sidecar::sidecar_faults;
 pub use virtual_service::virtual_service_faults;
+
+/// Faults of a spec of this kind.
+#[must_use]
+pub fn spec_faults(kind: Kind, spec: &Value) -> Vec<Fault> {
+    match kind {
+        Kind::Sidecar => sidecar_faults(spec),
+        Kind::DestinationRule => destination_rule_faults(spec),
+        Kind::VirtualService => virtual_service_faults(spec),
+    }
+}
 
 /// One broken rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,13 +87,16 @@ pub enum Stricter {
     /// A retry word that alone retries nothing, a code that is no answer or not written as one (measured
     /// M20).
     RetryWord,
+    /// A Sidecar for every workload of a namespace, which takes the place of the mesh's own there (measured
+    /// M69 to M71).
+    SelectsAll,
     /// Istio never sees a `null`, and a server-side apply refuses it.
     WrittenNull,
 }
 
 impl Stricter {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::DoesNothing,
         Self::ZeroIsUnset,
         Self::DefaultUnseen,
@@ -89,6 +108,7 @@ impl Stricter {
         Self::RouteShape,
         Self::RouteReach,
         Self::RetryWord,
+        Self::SelectsAll,
         Self::WrittenNull,
     ];
 }
@@ -97,7 +117,7 @@ impl Stricter {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::{Fault, Source, Stricter, destination_rule_faults, virtual_service_faults};
+    use super::{Fault, Source, Stricter, destination_rule_faults, sidecar_faults, virtual_service_faults};
 
     fn rule(policy: &Value) -> Vec<Fault> {
         destination_rule_faults(&json!({"host": "x.default.svc.cluster.local", "trafficPolicy": policy}))
@@ -171,6 +191,43 @@ mod tests {
         ] {
             assert_eq!(sources(&retries(&bad)), [source], "{bad}: {:?}", retries(&bad));
         }
+    }
+
+    #[test]
+    fn what_istio_refuses_of_a_sidecar_or_takes_for_all_workloads_is_a_fault() {
+        let sidecar = |labels: Value, pool: Value| {
+            sidecar_faults(&json!({"workloadSelector": {"labels": labels}, "inboundConnectionPool": pool}))
+        };
+        let pool = || json!({"http": {"http2MaxRequests": 9}});
+        assert_eq!(sidecar(json!({"app": "a", "empty": ""}), pool()), vec![]);
+        let long = "x".repeat(64);
+        for (labels, source) in [
+            (json!({"": "a"}), Source::Istio),
+            (json!({"app": "*"}), Source::Istio),
+            (json!({"ap*": "a"}), Source::Istio),
+            (json!({"app": 1}), Source::Istio),
+            (json!({ "app": long }), Source::Istio),
+            (json!({}), Source::Ours(Stricter::SelectsAll)),
+        ] {
+            assert_eq!(sources(&sidecar(labels.clone(), pool())), [source], "{labels}");
+        }
+        for (pool, source) in [
+            (json!({}), Source::Istio),
+            (json!({"http": {"maxRetries": -1}}), Source::Istio),
+            (json!({"tcp": {}}), Source::Ours(Stricter::DoesNothing)),
+            (json!({"tcp": {"maxConnections": 0}}), Source::Ours(Stricter::ZeroIsUnset)),
+        ] {
+            assert_eq!(sources(&sidecar(json!({"app": "a"}), pool.clone())), [source], "{pool}");
+        }
+        let whole = json!({"workloadSelector": {"labels": {"app": "a"}}, "inboundConnectionPool": pool()});
+        let with = |key: &str, value: Value| {
+            let mut spec = whole.clone();
+            spec[key] = value;
+            sources(&sidecar_faults(&spec))
+        };
+        assert_eq!(with("inboundConnectionPool", json!(null)), [Source::Ours(Stricter::WrittenNull), Source::Istio]);
+        assert_eq!(with("workloadSelector", json!({})), [Source::Ours(Stricter::SelectsAll)]);
+        assert_eq!(with("egress", json!([{"hosts": ["./*"]}])), [Source::Unported]);
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! Limits of each client.
 
-use super::{Here, Warnings, subject};
-use crate::{api::warnings::Code, istio::Protocol, validate::valid::Policy};
+use super::{Here, Warnings, ejection::count, subject};
+use crate::{
+    api::{ServerMode, warnings::Code},
+    istio::Protocol,
+};
 
 pub(super) fn warn(here: &Here<'_>, all: &mut Warnings) {
     let limits = &here.policy().limits;
-    if here.servers_have_proxies() {
+    if here.servers_have_proxies() && here.valid.server.is_none() {
         server_side(here, all);
     }
     if limits.connections.is_some() && limits.pending_requests.is_none() && here.speaks_http() {
@@ -20,7 +23,7 @@ pub(super) fn warn(here: &Here<'_>, all: &mut Warnings) {
 
 fn server_side(here: &Here<'_>, all: &mut Warnings) {
     let (policy, limits) = (here.policy(), &here.policy().limits);
-    let Some(surplus) = surplus(policy, here.speaks_http()) else { return };
+    let Some(surplus) = surplus(here) else { return };
     let numbers = [
         ("connections", limits.connections),
         ("pendingRequests", limits.pending_requests),
@@ -34,20 +37,41 @@ fn server_side(here: &Here<'_>, all: &mut Warnings) {
         Surplus::Waits => "the surplus waits there",
         Surplus::Closed => "the surplus is closed at once",
     };
+    let servers = match here.valid.endpoints {
+        Some(1) => format!("one server proxy that takes {shared}"),
+        Some(servers @ 2..) => format!("{servers} server proxies that take {shared} each"),
+        // How many there are is not known, or none is there yet.
+        Some(0) | None => format!("server proxies that take {shared} each"),
+    };
+    let cure = if here.service.is_none_or(|service| !service.selector.is_empty()) {
+        "say what a server takes by limits.perServer, whose mode Unlimited leaves it to the clients"
+    } else {
+        "say what a server takes by a Sidecar with inboundConnectionPool for its pods"
+    };
     all.add(
         here,
         Code::PerClientLimitsServer,
         format!(
-            "Istio puts perClient on each server's own proxy too, where all clients share it: with N client proxies up to N × ({shared}) meet a server that takes {shared}, and {fate} although each client keeps its limit"
+            "Istio puts perClient on each server's own proxy too, where all clients share it: with N client proxies up to N × ({shared}) meet {servers}, and {fate} although each client keeps its limit; {cure}"
         ),
     );
-    if policy.ejection.is_some() && surplus == Surplus::Refused && !here.client_picks() {
-        all.add(
-            here,
-            Code::PerClientLimitsEject,
-            "with ejection on, those 503 of a busy server count as its failures: clients eject healthy endpoints, and a limit becomes an outage",
-        );
-    }
+    let Some(ejection) = policy.ejection.as_ref().filter(|_| surplus == Surplus::Refused && !here.client_picks())
+    else {
+        return;
+    };
+    let who = match (ejection.endpoints, ejection.ejectable) {
+        (Some(endpoints), Some(out @ 1..)) => format!("each client ejects up to {out} of {}", count(endpoints)),
+        // RES014 says that none is.
+        (Some(1..), Some(0)) => return,
+        _ => "clients eject endpoints".to_owned(),
+    };
+    all.add(
+        here,
+        Code::PerClientLimitsEject,
+        format!(
+            "with ejection on, those 503 of a busy server count as its failures: {who}, healthy as they are, and a limit becomes an outage"
+        ),
+    );
 }
 
 /// Limits that the protocol of a port makes meaningless (semantics 3.1, 3.4).
@@ -112,7 +136,7 @@ fn without_effect(here: &Here<'_>, all: &mut Warnings) {
     }
 }
 
-fn does(fields: &[String]) -> &'static str {
+pub(super) fn does(fields: &[String]) -> &'static str {
     if fields.len() == 1 { "does" } else { "do" }
 }
 
@@ -128,13 +152,19 @@ pub(super) enum Surplus {
 }
 
 /// `None` if the server's own proxy limits nothing: `requestsPerConnection` and `concurrentRetries`
-/// refuse nothing there, and `activeRequests` counts HTTP requests only.
-pub(super) fn surplus(policy: &Policy, speaks_http: bool) -> Option<Surplus> {
-    let limits = &policy.limits;
-    if speaks_http {
-        let refuses = limits.pending_requests.is_some() || limits.active_requests.is_some();
-        refuses.then_some(Surplus::Refused).or(limits.connections.map(|_| Surplus::Waits))
+/// refuse nothing there, and `activeRequests` counts HTTP requests only. By `limits.perServer`, or else by
+/// what Istio puts there from `limits.perClient`.
+pub(super) fn surplus(here: &Here<'_>) -> Option<Surplus> {
+    let limits = &here.policy().limits;
+    let (connections, pending, active) = match &here.valid.server {
+        Some(server) if server.mode == ServerMode::Unlimited => return None,
+        Some(server) => (server.connections, server.pending_requests, server.active_requests),
+        None => (limits.connections, limits.pending_requests, limits.active_requests),
+    };
+    if here.speaks_http() {
+        let refuses = pending.is_some() || active.is_some();
+        refuses.then_some(Surplus::Refused).or(connections.map(|_| Surplus::Waits))
     } else {
-        limits.connections.or(limits.pending_requests).map(|_| Surplus::Closed)
+        connections.or(pending).map(|_| Surplus::Closed)
     }
 }

@@ -94,7 +94,7 @@ fn repeats(here: &Here<'_>, retries: &ResolvedRetries, all: &mut Warnings) {
         );
     }
     let bounded = policy.limits.concurrent_retries.is_some() || retries.budget.is_some();
-    let amplified = here.servers_have_proxies() && surplus(policy, here.speaks_http()) == Some(Surplus::Refused);
+    let amplified = here.servers_have_proxies() && surplus(here) == Some(Surplus::Refused);
     let refusal = repeated_refusal(here, retries).filter(|_| amplified && !bounded);
     if let Some(refusal) = refusal {
         all.add(

@@ -1,0 +1,431 @@
+//! Who is found by what besides a name: by a host that a rule speaks of, by an owner, by a target.
+//!
+//! In: each change of a cache, in the same step as the cache takes it. Out: candidates for a [`Key`], or
+//! for a host under all the wildcards that cover it. A look-up visits what it gives and nothing else,
+//! whatever the size of the cluster.
+//!
+//! Keys are kept as hashes, a few bytes each: a cluster has more of them than objects. So what is given
+//! may, once in a long life, be a stranger, and whoever asks looks at what it got. Nothing is ever missing.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::{BuildHasher as _, Hash, RandomState},
+    sync::Arc,
+};
+
+use super::{
+    cache::Entry,
+    relations::is_policy,
+    world::{Policy, Slice},
+};
+use crate::{
+    api::{TargetKind, TargetRef},
+    istio::{
+        Existing, Kind,
+        neighbourhood::{GatewayRoute, RouteParent},
+    },
+    names,
+    observed::{Membership, ServiceView},
+};
+
+/// What an object is looked for by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Key<'a> {
+    /// A host that it speaks of, fully qualified; but of a DestinationRule in lower case.
+    Host(&'a str),
+    /// What follows the star of a wildcard that it speaks of.
+    Under(&'a str),
+    /// A host that its routes send calls to.
+    Destination(&'a str),
+    /// The uid of an owner or co-owner, by reference or by label; of a policy its own.
+    Uid(&'a str),
+    /// Namespace and name of a policy that owns it, or has blocks in it.
+    Owner(&'a str, &'a str),
+    /// Namespace of a target, and the name of what is generated for it: no two targets share one.
+    Target(&'a str, &'a str),
+    /// Namespace and name of the Service that an EndpointSlice belongs to.
+    Service(&'a str, &'a str),
+}
+
+/// What is kept of an object, as far as it is looked for.
+pub trait Indexed {
+    /// Tells each key of the object, the same ones whenever it is asked.
+    fn keys(entry: &Entry<Self>, cluster_domain: &str, tell: &mut dyn FnMut(Key<'_>))
+    where
+        Self: Sized;
+}
+
+impl Indexed for Policy {
+    fn keys(entry: &Entry<Self>, _: &str, tell: &mut dyn FnMut(Key<'_>)) {
+        tell(Key::Uid(&entry.uid));
+        if let Some(target) = entry.view.target() {
+            tell(Key::Target(&entry.namespace, &names::generated_name(target)));
+        }
+    }
+}
+
+impl Indexed for Arc<Existing> {
+    fn keys(entry: &Entry<Self>, cluster_domain: &str, tell: &mut dyn FnMut(Key<'_>)) {
+        let object = &entry.view;
+        for host in object.hosts(cluster_domain) {
+            let host = as_read(object.kind, host);
+            tell(host.strip_prefix('*').map_or(Key::Host(&host), Key::Under));
+        }
+        for host in object.destinations(cluster_domain) {
+            tell(Key::Destination(&host));
+        }
+        for owner in &object.owners {
+            tell(Key::Uid(&owner.uid));
+            if is_policy(owner) {
+                tell(Key::Owner(&entry.namespace, &owner.name));
+            }
+        }
+        if let Some(uid) = object.labels.get(names::LABEL_OWNER_UID) {
+            tell(Key::Uid(uid));
+        }
+        if let Some(uid) = object.co_owner_uid() {
+            tell(Key::Uid(uid));
+            if let Some(name) = &object.co_owner {
+                tell(Key::Owner(&entry.namespace, name));
+            }
+        }
+    }
+}
+
+/// A host as istiod reads it in an object of that kind (claim R1.1c).
+pub fn as_read(kind: Kind, mut host: String) -> String {
+    match kind {
+        Kind::Sidecar | Kind::DestinationRule => {}
+        Kind::VirtualService => host.make_ascii_lowercase(),
+    }
+    host
+}
+
+impl Indexed for ServiceView {
+    fn keys(entry: &Entry<Self>, _: &str, tell: &mut dyn FnMut(Key<'_>)) {
+        // A VirtualService speaks of it in whatever letters.
+        for host in &entry.view.hosts {
+            tell(Key::Host(&host.to_ascii_lowercase()));
+        }
+    }
+}
+
+impl Indexed for Arc<GatewayRoute> {
+    fn keys(entry: &Entry<Self>, _: &str, tell: &mut dyn FnMut(Key<'_>)) {
+        for parent in &entry.view.parents {
+            tell(Key::Target(&parent.namespace, &names::generated_name(&target_of(parent))));
+        }
+    }
+}
+
+/// A parent of a route as a target.
+pub fn target_of(parent: &RouteParent) -> TargetRef {
+    TargetRef::new(if parent.is_entry { TargetKind::ServiceEntry } else { TargetKind::Service }, &parent.name)
+}
+
+impl Indexed for Slice {
+    fn keys(entry: &Entry<Self>, _: &str, tell: &mut dyn FnMut(Key<'_>)) {
+        if let Some(service) = &entry.view.service {
+            tell(Key::Service(&entry.namespace, service));
+        }
+    }
+}
+
+impl Indexed for Membership {
+    fn keys(_: &Entry<Self>, _: &str, _: &mut dyn FnMut(Key<'_>)) {}
+}
+
+/// Most keys have one object.
+#[derive(Debug)]
+enum Posting<V> {
+    One(Arc<Entry<V>>),
+    Several(Vec<Arc<Entry<V>>>),
+}
+
+impl<V> Posting<V> {
+    fn all(&self) -> &[Arc<Entry<V>>] {
+        match self {
+            Self::One(entry) => std::slice::from_ref(entry),
+            Self::Several(entries) => entries,
+        }
+    }
+
+    fn add(&mut self, entry: &Arc<Entry<V>>) {
+        // One object may tell a key twice, as by owner and by label.
+        if self.all().iter().any(|known| Arc::ptr_eq(known, entry)) {
+            return;
+        }
+        match self {
+            Self::One(known) => *self = Self::Several(vec![known.clone(), entry.clone()]),
+            Self::Several(entries) => entries.push(entry.clone()),
+        }
+    }
+
+    /// Whether anything is left.
+    fn remove(&mut self, entry: &Arc<Entry<V>>) -> bool {
+        match self {
+            Self::One(known) => !Arc::ptr_eq(known, entry),
+            Self::Several(entries) => {
+                entries.retain(|known| !Arc::ptr_eq(known, entry));
+                if let [last] = &entries[..] {
+                    *self = Self::One(last.clone());
+                    return true;
+                }
+                !entries.is_empty()
+            }
+        }
+    }
+}
+
+/// Objects of one kind by their keys.
+#[derive(Debug)]
+pub struct Index<V> {
+    hasher: RandomState,
+    postings: HashMap<u64, Posting<V>>,
+    /// How many wildcards there are of each length, so that only lengths that exist are tried.
+    wildcards: BTreeMap<usize, usize>,
+}
+
+impl<V> Default for Index<V> {
+    fn default() -> Self {
+        Self { hasher: RandomState::new(), postings: HashMap::new(), wildcards: BTreeMap::new() }
+    }
+}
+
+impl<V: Indexed> Index<V> {
+    /// Takes what has come.
+    pub fn add(&mut self, entry: &Arc<Entry<V>>, cluster_domain: &str) {
+        let Self { hasher, postings, wildcards } = self;
+        V::keys(entry, cluster_domain, &mut |key| {
+            if let Key::Under(suffix) = key {
+                *wildcards.entry(suffix.len()).or_default() += 1;
+            }
+            postings
+                .entry(hasher.hash_one(key))
+                .and_modify(|posting| posting.add(entry))
+                .or_insert_with(|| Posting::One(entry.clone()));
+        });
+    }
+
+    /// Takes that the very same entry is gone.
+    pub fn remove(&mut self, entry: &Arc<Entry<V>>, cluster_domain: &str) {
+        let Self { hasher, postings, wildcards } = self;
+        V::keys(entry, cluster_domain, &mut |key| {
+            if let Key::Under(suffix) = key
+                && let Some(count) = wildcards.get_mut(&suffix.len())
+            {
+                *count -= 1;
+                if *count == 0 {
+                    wildcards.remove(&suffix.len());
+                }
+            }
+            let mark = hasher.hash_one(key);
+            if postings.get_mut(&mark).is_some_and(|posting| !posting.remove(entry)) {
+                postings.remove(&mark);
+            }
+        });
+    }
+
+    /// What has the key.
+    pub fn by(&self, key: Key<'_>) -> &[Arc<Entry<V>>] {
+        self.postings.get(&self.hasher.hash_one(key)).map(Posting::all).unwrap_or_default()
+    }
+
+    /// What speaks of the host: by its name, then under ever longer wildcards (istio
+    /// `pkg/config/host/name.go`, `SubsetOf`: a star stands for any beginning, not for whole labels).
+    pub fn covering<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a Arc<Entry<V>>> {
+        let suffixes = self.wildcards.keys().filter_map(|length| host.get(host.len().checked_sub(*length)?..));
+        self.by(Key::Host(host)).iter().chain(suffixes.flat_map(|suffix| self.by(Key::Under(suffix))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, sync::atomic::Ordering};
+
+    use kube::core::DeserializeGuard;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::controller::{cache::Cache, observe::observe, relations::of_istio, world, world::World};
+
+    fn object(kind: Kind, namespace: &str, name: &str, spec: &Value, owner: Option<&str>) -> Entry<Arc<Existing>> {
+        let owners = owner.map(|owner| {
+            json!([{"apiVersion": names::API_VERSION, "kind": names::KIND, "name": owner, "uid": format!("uid-{owner}")}])
+        });
+        let object = json!({
+            "apiVersion": names::ISTIO_API_VERSION, "kind": kind.as_str(),
+            "metadata": {"namespace": namespace, "name": name, "uid": format!("{namespace}-{name}"), "ownerReferences": owners},
+            "spec": spec,
+        });
+        world::existing(kind, serde_json::from_value(object).unwrap())
+    }
+
+    fn rule(namespace: &str, name: &str, host: &str) -> Entry<Arc<Existing>> {
+        object(Kind::DestinationRule, namespace, name, &json!({"host": host}), None)
+    }
+
+    fn places(found: &[Arc<Entry<Arc<Existing>>>]) -> BTreeSet<String> {
+        found.iter().map(|entry| format!("{}/{}", entry.namespace, entry.name)).collect()
+    }
+
+    #[test]
+    fn a_host_is_found_by_its_name_by_a_short_one_and_under_every_wildcard_of_all_namespaces() {
+        let world = World::default();
+        let rules = world.istio(Kind::DestinationRule);
+        for (namespace, name, host) in [
+            ("shop", "short", "orders"),
+            ("shop", "full", "orders.shop.svc.cluster.local"),
+            ("client", "namespace", "*.shop.svc.cluster.local"),
+            ("client", "cluster", "*.local"),
+            ("istio-system", "all", "*"),
+            ("client", "no-whole-label", "*ders.shop.svc.cluster.local"),
+            ("client", "short-of-another-namespace", "orders"),
+            ("client", "dotted-short", "orders.shop"),
+            ("client", "longer-than-the-host", "*.x.orders.shop.svc.cluster.local"),
+            ("shop", "capital", "Orders"),
+        ] {
+            rules.put(rule(namespace, name, host));
+        }
+        let found = places(&world.speaking_of(Kind::DestinationRule, "orders.shop.svc.cluster.local"));
+        let wanted = [
+            "client/cluster",
+            "client/namespace",
+            "client/no-whole-label",
+            "istio-system/all",
+            "shop/full",
+            "shop/short",
+        ];
+        assert_eq!(found, wanted.map(str::to_owned).into());
+    }
+
+    #[test]
+    fn routes_are_found_whatever_letters_either_side_is_written_in() {
+        let world = World::default();
+        world.istio(Kind::VirtualService).put(object(
+            Kind::VirtualService,
+            "client",
+            "a",
+            &json!({"hosts": ["Shop.Example.org", "*.EXAMPLE.com"]}),
+            None,
+        ));
+        assert_eq!(world.speaking_of(Kind::VirtualService, "shop.example.ORG").len(), 1);
+        assert_eq!(world.speaking_of(Kind::VirtualService, "a.Example.com").len(), 1);
+    }
+
+    /// A cluster of `size` Services, each with a policy, what it generated and a foreign rule elsewhere.
+    fn cluster(size: usize) -> World {
+        let world = World::default();
+        for number in 0..size {
+            let (namespace, name) = (format!("ns-{}", number % 7), format!("app-{number}"));
+            let policy = json!({
+                "apiVersion": names::API_VERSION, "kind": names::KIND,
+                "metadata": {"name": name, "namespace": namespace, "uid": format!("uid-{name}"), "generation": 1},
+                "spec": {"targetRefs": [{"kind": "Service", "name": name}], "timeouts": {"connect": "1s", "request": "1s"}},
+            });
+            world.policies.put(world::policy(serde_json::from_value::<DeserializeGuard<_>>(policy).unwrap()));
+            let host = names::service_host(&name, &namespace, "cluster.local");
+            let rules = world.istio(Kind::DestinationRule);
+            rules.put(object(Kind::DestinationRule, &namespace, &name, &json!({"host": host}), Some(&name)));
+            rules.put(rule("elsewhere", &name, &host));
+            let routes = json!({"hosts": [host], "http": [{"route": [{"destination": {"host": host}}]}]});
+            world.istio(Kind::VirtualService).put(object(
+                Kind::VirtualService,
+                &namespace,
+                &name,
+                &routes,
+                Some(&name),
+            ));
+            let slice = json!({
+                "addressType": "IPv4",
+                "metadata": {"name": name, "namespace": namespace, "uid": name, "labels": {"kubernetes.io/service-name": name}},
+                "endpoints": [{"addresses": ["10.0.0.1"]}],
+            });
+            world.slices.put(world::slice(serde_json::from_value(slice).unwrap()));
+        }
+        world.istio(Kind::DestinationRule).put(rule("istio-system", "all", "*.local"));
+        world
+    }
+
+    fn visited(world: &World) -> usize {
+        fn of<V>(cache: &Cache<V>) -> usize {
+            cache.visited.swap(0, Ordering::Relaxed)
+        }
+        let istio: usize = Kind::ALL.into_iter().map(|kind| of(world.istio(kind))).sum();
+        istio + of(&world.policies) + of(&world.slices) + of(&world.services) + of(&world.entries)
+    }
+
+    #[test]
+    fn what_a_look_and_a_change_visit_does_not_grow_with_the_cluster() {
+        let visits = |size: usize| {
+            let world = cluster(size);
+            let policy = world.policies.get("ns-3", "app-3").unwrap();
+            visited(&world);
+            let observed = observe(policy.view.readable().unwrap(), &world);
+            assert_eq!((observed.existing.len(), observed.endpoints.map(|seen| seen.all)), (2, Some(1)));
+            let look = visited(&world);
+            let delta = world.istio(Kind::DestinationRule).remove("elsewhere", "app-3", "elsewhere-app-3").unwrap();
+            assert_eq!(of_istio(&delta, &world), BTreeSet::from([("ns-3".to_owned(), policy.name.clone())]));
+            (look, visited(&world))
+        };
+        let small = visits(10);
+        assert!(small.0 > 0 && small.1 > 0, "nothing was counted");
+        assert_eq!(visits(10_000), small);
+    }
+
+    #[test]
+    #[ignore = "prints a time: cargo test --release --workspace --lib look_up -- --ignored --nocapture"]
+    fn how_long_a_look_up_takes() {
+        let world = cluster(10_000);
+        let hosts: Vec<String> = (0..10_000)
+            .map(|n| names::service_host(&format!("app-{n}"), &format!("ns-{}", n % 7), "cluster.local"))
+            .collect();
+        let begun = std::time::Instant::now();
+        let found: usize = hosts.iter().map(|host| world.speaking_of(Kind::DestinationRule, host).len()).sum();
+        let each = begun.elapsed() / u32::try_from(hosts.len()).unwrap();
+        println!("{found} rules for {} hosts, {each:?} a host", hosts.len());
+        assert_eq!(found, 30_000);
+    }
+
+    /// A host or a wildcard out of few, so that they meet.
+    fn host() -> impl Strategy<Value = String> {
+        let label = || prop_oneof![Just("a"), Just("b"), Just("A")];
+        prop_oneof![
+            label().prop_map(str::to_owned),
+            (label(), label()).prop_map(|(one, two)| format!("{one}.{two}.svc.cluster.local")),
+            label().prop_map(|one| format!("*.{one}.svc.cluster.local")),
+            Just("*".to_owned()),
+            Just("*.local".to_owned()),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn after_whatever_changes_the_index_finds_what_a_scan_finds(
+            changes in prop::collection::vec((0..4_usize, 0..3_usize, prop::option::weighted(0.8, host())), 0..40),
+            asked in (0..2_usize, 0..3_usize),
+        ) {
+            let world = World::default();
+            let rules = world.istio(Kind::DestinationRule);
+            let namespaces = ["a", "b", "c"];
+            for (name, namespace, host) in changes {
+                let (name, namespace) = (format!("rule-{name}"), namespaces[namespace]);
+                match host {
+                    Some(host) => drop(rules.put(rule(namespace, &name, &host))),
+                    None => drop(rules.remove(namespace, &name, &format!("{namespace}-{name}"))),
+                }
+            }
+            let asked = format!("{}.{}.svc.cluster.local", ["a", "b"][asked.0], namespaces[asked.1]);
+            let covers = |object: &Existing| {
+                let host = object.hosts("cluster.local").remove(0);
+                host.strip_prefix('*').map_or(host == asked, |end| asked.ends_with(end))
+            };
+            let scanned: Vec<_> = rules.all().into_iter().filter(|entry| covers(&entry.view)).collect();
+            prop_assert_eq!(places(&rules.covering(&asked)), places(&scanned));
+            prop_assert_eq!(rules.covering(&asked).len(), scanned.len());
+            rules.retain(None, &std::collections::HashSet::new());
+            prop_assert_eq!(rules.covering(&asked).len(), 0);
+        }
+    }
+}
