@@ -702,3 +702,13 @@ async fn a_shared_rule_is_shown_as_shared_and_what_giving_it_back_would_change()
     let file = stage.file("refusing.json", &[policy("shop", &refusing)]);
     stage.page("diff-shared.txt", &stage.prints(1, &["diff", "-f", &file]).await);
 }
+
+#[tokio::test]
+async fn of_a_target_that_is_not_there_a_client_gets_nothing() {
+    let stage = Stage::new().await;
+    stage.fake.put("resiliences", policy("shop", &breaker(5)));
+    stage.fake.put("destinationrules", theirs("DestinationRule", "ns/all", &json!({"host": "*.local"})));
+    let json = stage.json(0, &["explain", "shop", "--client", "web"]).await;
+    assert_eq!((&json["destinationRules"], &json["virtualServices"]), (&json!([]), &json!([])));
+    assert_eq!((&json["client"]["namespace"], &json["client"]["seesHost"]), (&json!("web"), &json!(false)));
+}

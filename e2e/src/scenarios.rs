@@ -28,6 +28,7 @@ pub mod server_side;
 pub mod side_by_side;
 pub mod stage;
 pub mod versions;
+pub mod what_clients_get;
 
 /// One behaviour.
 #[derive(Debug, Clone, Copy)]
@@ -86,6 +87,7 @@ pub const ON_THE_LAB: &[Scenario] = &[
         run: judged::near_legal_objects,
     },
     Scenario { name: "five_thousand_neighbourhoods_get_istios_answer_from_us", run: judged::neighbourhoods },
+    Scenario { name: "explain_says_of_a_client_what_its_envoy_has", run: what_clients_get::explain_and_envoys_agree },
     Scenario { name: "each_istio_takes_what_we_render_for_it", run: versions::each_istio_takes_what_we_render_for_it },
 ];
 

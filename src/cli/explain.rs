@@ -159,7 +159,12 @@ async fn with_clients(
     let Found { page, target, observed } = found;
     let Some(target) = target else { return Ok(page) };
     let (export_to, asked) = reader.both_sides(&target, namespace, client).await?;
-    let Some(callee) = callee(&target, namespace, &observed, export_to, settings) else { return Ok(page) };
+    let Some(callee) = callee(&target, namespace, &observed, export_to, settings) else {
+        return Ok(match asked {
+            Some((client, workload)) => page.without_host(&client, workload),
+            None => page,
+        });
+    };
     let near = [Some(namespace), Some(settings.root_namespace.as_str()), client.map(|one| one.namespace.as_str())];
     let near = near.into_iter().flatten().map(str::to_owned).collect();
     let around = reader.around(&callee, &near, settings).await?;

@@ -102,6 +102,8 @@ pub enum Why {
     /// The service's namespace has one for the host, which comes before the root namespace's.
     ServicesNamespaceFirst,
     /// The other one is for a host that is more specific; that it does not reach the client changes nothing.
+    /// A proxy that was connected before may keep the hidden one until istiod sends it everything anew:
+    /// it is not told of rules that are not for it (seen on the lab; istio `sidecar.go`, `DependsOnConfig`).
     MoreSpecific,
     /// An older one has the same host and the same export: its traffic policy counts (measured M3).
     OlderFirst,

@@ -117,6 +117,20 @@ impl Page {
         self
     }
 
+    /// Adds that a client gets nothing, since there is no host to call.
+    #[must_use]
+    pub fn without_host(mut self, client: &Client, workload: Option<String>) -> Self {
+        self.destination_rules = Some(Vec::new());
+        self.virtual_services = Some(Vec::new());
+        self.client = Some(ClientPart {
+            namespace: client.namespace.clone(),
+            workload,
+            labels: client.labels.clone(),
+            ..ClientPart::default()
+        });
+        self
+    }
+
     /// Adds what a client gets.
     #[must_use]
     pub fn with_client(

@@ -26,11 +26,7 @@ pub fn each<S: Strategy>(strategy: &S, judge: impl FnMut(&[S::Value]) -> Vec<Res
 /// With the smallest case found, when one fails.
 pub fn some<S: Strategy>(count: usize, strategy: &S, mut judge: impl FnMut(&[S::Value]) -> Vec<Result<(), String>>) {
     let seed = seed();
-    println!("JUDGED_SEED={seed} draws these cases again");
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
-    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    let mut runner = runner(seed);
     for first in (0..count).step_by(BATCH) {
         let mut trees: Vec<S::Tree> = (first..count.min(first + BATCH))
             .map(|_| strategy.new_tree(&mut runner).expect("a case can be drawn"))
@@ -46,6 +42,19 @@ pub fn some<S: Strategy>(count: usize, strategy: &S, mut judge: impl FnMut(&[S::
         let why = smallest(&mut trees[index], why, &mut judge);
         panic!("case {} of JUDGED_SEED={seed}, made as small as it gets:\n{why}", first + index);
     }
+}
+
+/// So many cases that nobody judges here.
+pub fn drawn<S: Strategy>(count: usize, strategy: &S) -> Vec<S::Value> {
+    let mut runner = runner(seed());
+    (0..count).map(|_| strategy.new_tree(&mut runner).expect("a case can be drawn").current()).collect()
+}
+
+fn runner(seed: u64) -> TestRunner {
+    println!("JUDGED_SEED={seed} draws these cases again");
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
 }
 
 fn seed() -> u64 {

@@ -3,6 +3,8 @@
 use proptest::{collection, option, prelude::*, sample};
 use serde_json::{Value, json};
 
+use crate::draw::drawn;
+
 /// The namespace of the Services that are called.
 pub const SERVER: &str = "server";
 /// A namespace with clients, and with a Service of the same name.
@@ -101,7 +103,7 @@ fn age() -> impl Strategy<Value = u32> {
     0..4_u32
 }
 
-fn object(kind: &str, namespace: &str, name: &str, age: u32, spec: Value) -> Value {
+fn object(kind: &str, namespace: &str, name: &str, age: u32, spec: &Value) -> Value {
     json!({
         "apiVersion": "networking.istio.io/v1",
         "kind": kind,
@@ -264,13 +266,13 @@ pub fn world() -> impl Strategy<Value = World> {
             if spec.get("trafficPolicy").is_some() {
                 spec["trafficPolicy"]["connectionPool"]["tcp"]["maxConnections"] = json!(index + 1);
             }
-            objects.push(object("DestinationRule", namespace, NAMES[index], age, spec));
+            objects.push(object("DestinationRule", namespace, NAMES[index], age, &spec));
         }
         for (index, (namespace, age, spec)) in routes.into_iter().enumerate() {
-            objects.push(object("VirtualService", namespace, NAMES[index], age, spec));
+            objects.push(object("VirtualService", namespace, NAMES[index], age, &spec));
         }
         for (index, (namespace, age, spec)) in sidecars.into_iter().enumerate() {
-            objects.push(object("Sidecar", namespace, NAMES[index], age, spec));
+            objects.push(object("Sidecar", namespace, NAMES[index], age, &spec));
         }
         World { objects }
     })
@@ -288,4 +290,13 @@ impl World {
         };
         SERVICES.iter().map(service).collect()
     }
+}
+
+#[test]
+#[ignore = "writes to the file JUDGED_WORLDS what a lab applies, and judges nothing"]
+fn writes_neighbourhoods() {
+    let file = std::env::var_os("JUDGED_WORLDS").expect("JUDGED_WORLDS names a file");
+    let lines: Vec<String> =
+        drawn(100, &world()).into_iter().map(|world| Value::Array(world.objects).to_string()).collect();
+    std::fs::write(file, lines.join("\n")).expect("the file is written");
 }

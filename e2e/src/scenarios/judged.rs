@@ -20,11 +20,7 @@ fn holds(checkout: &Checkout, name: &str) -> Result<()> {
     let lab = Lab::attach_to(checkout)?;
     let oracle = oracle::get(checkout, &Report::new())?;
     let program = build(checkout)?;
-    if !lab.has_operator() {
-        let crd = checkout.root().join(CRD).display().to_string();
-        lab.kubectl().run(&["apply", "--server-side", "--force-conflicts", "--field-manager=lab", "-f", &crd])?;
-    }
-    lab.kubectl().run(&["wait", "--for=condition=Established", "crd/resiliences.resilience.dev", "--timeout=60s"])?;
+    serve_policies(checkout, &lab)?;
     // Inside, where the API server is; the environment of the caller goes along, and with it JUDGED_SEED.
     let mut command = lab.inside("env")?;
     command.arg(format!("JUDGED_ORACLE={}", oracle.display())).arg(program).args([name, "--nocapture"]);
@@ -40,8 +36,18 @@ fn holds(checkout: &Checkout, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Puts our kind there where the operator did not bring it.
+pub(super) fn serve_policies(checkout: &Checkout, lab: &Lab) -> Result<()> {
+    if !lab.has_operator() {
+        let crd = checkout.root().join(CRD).display().to_string();
+        lab.kubectl().run(&["apply", "--server-side", "--force-conflicts", "--field-manager=lab", "-f", &crd])?;
+    }
+    let established = ["wait", "--for=condition=Established", "crd/resiliences.resilience.dev", "--timeout=60s"];
+    lab.kubectl().run(&established).map(drop)
+}
+
 /// Builds the tests where the API server is not needed, and finds their program.
-fn build(checkout: &Checkout) -> Result<PathBuf> {
+pub(super) fn build(checkout: &Checkout) -> Result<PathBuf> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // The whole workspace, as the other stages build it: fewer features would mean building much again.
     cargo.current_dir(checkout.root()).args([
