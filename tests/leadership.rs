@@ -53,7 +53,7 @@ impl Replica {
         let (health, metrics, stop) =
             (Arc::new(Health::default()), Arc::new(Metrics::default()), CancellationToken::new());
         let mut config = Config::new(url.parse().unwrap());
-        config.default_namespace = "ns".to_owned();
+        "ns".clone_into(&mut config.default_namespace);
         let settings = Settings { istiod_address: String::new(), timing: TIMING, ..Settings::default() };
         let process = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let task = process.spawn(operate(config, settings, metrics.clone(), health.clone(), stop.clone()));

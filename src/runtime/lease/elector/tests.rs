@@ -483,7 +483,7 @@ proptest! {
         }
         // Calm: from now on it must heal.
         world.fates = Box::new(|_| PROMPT);
-        world.run(Duration::from_secs(240));
+        world.run(Duration::from_mins(4));
         prop_assert_eq!(world.overlap(), None);
         prop_assert!(world.leader(Duration::from_secs(239)).is_some(), "nobody leads in the end");
     }
