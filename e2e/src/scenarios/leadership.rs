@@ -24,6 +24,8 @@ use crate::wait::{self, Seen};
 /// The defaults of `resilience-operator run`.
 const LEASE: Duration = Duration::from_secs(15);
 const RETRY: Duration = Duration::from_secs(2);
+/// A lease less two retries: the leader may have been about to renew, and wrote until then.
+const NOT_BEFORE: Duration = Duration::from_secs(11);
 /// A busy machine, and the edits come one after the other.
 const SLACK: Duration = Duration::from_secs(5);
 
@@ -42,7 +44,7 @@ pub fn told_to_stop(checkout: &Checkout) -> Result<()> {
 /// # Errors
 /// When the gap is not that of the lease, or two write at a time.
 pub fn killed(checkout: &Checkout) -> Result<()> {
-    hand_over(checkout, "killed", LEASE - 2 * RETRY, LEASE + RETRY + SLACK, |lab, leader| {
+    hand_over(checkout, "killed", NOT_BEFORE, LEASE + RETRY + SLACK, |lab, leader| {
         signal(process(lab, leader)?, Signal::SIGKILL)
     })
 }
@@ -52,7 +54,7 @@ pub fn killed(checkout: &Checkout) -> Result<()> {
 /// # Errors
 /// When the gap is not that of the lease, two write at a time, or the woken one goes on.
 pub fn stopped_and_woken(checkout: &Checkout) -> Result<()> {
-    hand_over(checkout, "stopped", LEASE - 2 * RETRY, LEASE + RETRY + SLACK, |lab, leader| {
+    hand_over(checkout, "stopped", NOT_BEFORE, LEASE + RETRY + SLACK, |lab, leader| {
         let process = process(lab, leader)?;
         signal(process, Signal::SIGSTOP)?;
         let followed = until_another_leads(lab, leader);
@@ -67,13 +69,13 @@ pub fn stopped_and_woken(checkout: &Checkout) -> Result<()> {
 /// # Errors
 /// When the gap is not that of the lease, two write at a time, or the leader goes on.
 pub fn cut_off(checkout: &Checkout) -> Result<()> {
-    hand_over(checkout, "cut-off", LEASE - 2 * RETRY, LEASE + RETRY + SLACK, |lab, leader| {
+    hand_over(checkout, "cut-off", NOT_BEFORE, LEASE + RETRY + SLACK, |lab, leader| {
         let address = system(lab).json(&["get", "pod", leader])?["status"]["podIP"].clone();
         let address = address.as_str().context("the leader has no address")?.to_owned();
-        wall(lab, "-I", &address)?;
+        cut(lab, &address)?;
         let ended = until_ended_by_itself(lab, leader).and_then(|()| until_another_leads(lab, leader));
-        // It must fall whatever happened.
-        wall(lab, "-D", &address)?;
+        // Whatever happened.
+        heal(lab)?;
         ended
     })
 }
@@ -134,13 +136,20 @@ fn signal(process: Pid, signal: Signal) -> Result<()> {
     kill(process, signal).with_context(|| format!("{signal} cannot be sent to {process}"))
 }
 
-/// Nothing goes from a pod to the API server any more, or back.
-fn wall(lab: &Lab, how: &str, address: &str) -> Result<()> {
-    for (chain, side, port) in [("INPUT", "-s", "--dport"), ("OUTPUT", "-d", "--sport")] {
-        let mut iptables = lab.inside("iptables")?;
-        check(iptables.args([how, chain, side, address, "-p", "tcp", port, "6443", "-j", "DROP"]))?;
-    }
-    Ok(())
+/// Nothing goes from a pod to the API server any more, or back; until [`heal`].
+fn cut(lab: &Lab, address: &str) -> Result<()> {
+    let commands = format!(
+        "add table inet cut-off; \
+         add chain inet cut-off there {{ type filter hook input priority -10; }}; \
+         add chain inet cut-off back {{ type filter hook output priority -10; }}; \
+         add rule inet cut-off there ip saddr {address} tcp dport 6443 drop; \
+         add rule inet cut-off back ip daddr {address} tcp sport 6443 drop"
+    );
+    check(lab.inside("nft")?.arg(commands)).map(drop)
+}
+
+fn heal(lab: &Lab) -> Result<()> {
+    check(lab.inside("nft")?.arg("delete table inet cut-off")).map(drop)
 }
 
 /// Both replicas are there, one of them leads, and none was ended lately.
@@ -173,8 +182,8 @@ fn fresh(lab: &Lab) -> Result<String> {
 fn hand_over(
     checkout: &Checkout,
     name: &str,
-    least: Duration,
-    most: Duration,
+    shortest: Duration,
+    longest: Duration,
     act: impl FnOnce(&Lab, &str) -> Result<()> + Send,
 ) -> Result<()> {
     let lab = Lab::attach_to(checkout)?;
@@ -187,25 +196,26 @@ fn hand_over(
         let mut edits = 0;
         edit(kubectl, &mut edits)?;
         applied(kubectl, edits)?;
-        let (done, last) = std::thread::scope(|scope| {
-            let acting = scope.spawn(|| act(&lab, &leader));
+        let edits = std::thread::scope(|scope| {
+            let mut acting = Some(scope.spawn(|| act(&lab, &leader)));
             let start = Instant::now();
-            // Edited until the act is over and another one has been at work for a while.
-            let edited = loop {
-                let over = acting.is_finished() && last_writer(checkout, begun)?.is_some_and(|pod| pod != leader);
-                if over || start.elapsed() > SOON * 2 {
-                    break Ok(edits);
+            // Edited until the act is over and another one is at work.
+            while start.elapsed() < SOON * 2 {
+                edit(kubectl, &mut edits)?;
+                if acting.as_ref().is_some_and(std::thread::ScopedJoinHandle::is_finished) {
+                    acting
+                        .take()
+                        .map_or(Ok(Ok(())), std::thread::ScopedJoinHandle::join)
+                        .unwrap_or_else(|_| bail!("the act panicked"))?;
                 }
-                if let Err(error) = edit(kubectl, &mut edits) {
-                    break Err(error);
+                if acting.is_none() && last_writer(checkout, begun)?.is_some_and(|pod| pod != leader) {
+                    return Ok(edits);
                 }
-            };
-            let done = acting.join().unwrap_or_else(|_| bail!("the act panicked"));
-            edited.map(|edits| (done, edits))
+            }
+            bail!("no other replica was at work within {} s", SOON.as_secs() * 2)
         })?;
-        done?;
-        applied(kubectl, last)?;
-        judge(&writes(checkout, begun)?, &leader, least, most)
+        applied(kubectl, edits)?;
+        judge(&writes(checkout, begun)?, &leader, shortest, longest)
     })
 }
 
@@ -273,7 +283,7 @@ fn last_writer(checkout: &Checkout, since: Timestamp) -> Result<Option<String>> 
 }
 
 /// The old leader's writes are over before another's begin, and the gap between is within bounds.
-fn judge(writes: &[Write], leader: &str, least: Duration, most: Duration) -> Result<()> {
+fn judge(writes: &[Write], leader: &str, shortest: Duration, longest: Duration) -> Result<()> {
     let (old, new): (Vec<&Write>, Vec<&Write>) = writes.iter().partition(|write| write.pod == leader);
     let (Some(last), Some(first)) = (old.iter().max_by_key(|write| write.to), new.first()) else {
         bail!("{} writes of the old leader, {} of the new one", old.len(), new.len());
@@ -283,8 +293,8 @@ fn judge(writes: &[Write], leader: &str, least: Duration, most: Duration) -> Res
     ensure!(pods.len() == 1, "several followed: {pods:?}");
     let gap = Duration::try_from(first.from.duration_since(last.to)).context("the gap is negative")?;
     println!("{} writes, then none for {:.1} s, then {}", old.len(), gap.as_secs_f64(), new.len());
-    ensure!(gap >= least, "the lease was not over: {gap:?} between {last} and {first}");
-    ensure!(gap <= most, "too long without a leader: {gap:?} between {last} and {first}");
+    ensure!(gap >= shortest, "the lease was not over: {gap:?} between {last} and {first}");
+    ensure!(gap <= longest, "too long without a leader: {gap:?} between {last} and {first}");
     Ok(())
 }
 

@@ -79,7 +79,7 @@ impl Timing {
     /// When the last write must be over, from the renewal on.
     #[must_use]
     pub fn end(&self) -> Duration {
-        self.lease_duration - self.lease_duration / MARGIN
+        self.lease_duration / MARGIN * (MARGIN - 1)
     }
 
     /// How long unacknowledged bytes of a write may wait in the machine: what was sent at the last

@@ -2,6 +2,13 @@
 //! are frozen and wake up, clocks start anywhere, differ in pace, and times of day jump. Whatever
 //! happens, no two may believe at the same moment that they may write.
 
+#![allow(
+    clippy::unchecked_time_subtraction,
+    clippy::cast_possible_wrap,
+    clippy::cast_possible_truncation,
+    reason = "small numbers of a simulation; what underflows fails the test"
+)]
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
@@ -155,7 +162,7 @@ impl World {
     fn serve(&mut self, call: Call) -> Answer {
         let current = self.lease.clone();
         let record = match (call, current) {
-            (Call::Read, None) | (Call::Replace(..), None) => return Answer::Missing,
+            (Call::Read | Call::Replace(..), None) => return Answer::Missing,
             (Call::Read, Some((version, record))) => {
                 return Answer::There(Seen { version: version.to_string(), record });
             }
@@ -476,7 +483,7 @@ proptest! {
         }
         // Calm: from now on it must heal.
         world.fates = Box::new(|_| PROMPT);
-        world.run(Duration::from_secs(240));
+        world.run(Duration::from_mins(4));
         prop_assert_eq!(world.overlap(), None);
         prop_assert!(world.leader(Duration::from_secs(239)).is_some(), "nobody leads in the end");
     }
