@@ -17,7 +17,7 @@ use crate::doctor::{self, Finding};
 use crate::lab::{Lab, Options};
 use crate::report::Report;
 use crate::sandbox;
-use crate::{demo, measured, operator, scenarios, suite, workloads};
+use crate::{bench, demo, measured, operator, scenarios, suite, workloads};
 
 /// A real Kubernetes node with real Istio, in namespaces of its own.
 #[derive(Debug, Parser)]
@@ -64,6 +64,12 @@ enum Task {
         #[arg(long)]
         list: bool,
     },
+    /// Compare figures that a test must not judge; no lab need be up
+    Bench {
+        /// What to compare
+        #[command(subcommand)]
+        what: Benchmark,
+    },
     /// The lab's own process 1
     #[command(name = sandbox::INIT_COMMAND, hide = true)]
     SandboxInit {
@@ -71,6 +77,19 @@ enum Task {
         id: String,
         /// The folder of the lab's state
         state: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Benchmark {
+    /// Our load generator beside fortio and oha: requests per second of its own CPU, and percentiles
+    Load {
+        /// Each generator in turn, so many times
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
+        rounds: u8,
+        /// How long each of them runs, each time
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=60))]
+        seconds: u32,
     },
 }
 
@@ -130,6 +149,9 @@ pub fn main() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Measured { names, list: false } => measured::run(&Checkout::find()?, &names),
+        Task::Bench { what: Benchmark::Load { rounds, seconds } } => {
+            bench::load(&Checkout::find()?, rounds.into(), seconds).map(|()| ExitCode::SUCCESS)
+        }
         Task::Scenario { names } => scenarios::run(&Checkout::find()?, &names),
     }
 }

@@ -232,6 +232,15 @@ pub fn oracle(checkout: &Checkout, cache: &Cache, report: &Report) -> Result<Pat
     ORACLE.get(&checkout.e2e().join("oracle"), cache, &go_version()?, None, report)
 }
 
+/// fortio alone, without a lab.
+///
+/// # Errors
+/// What Go says.
+pub fn fortio(checkout: &Checkout, cache: &Cache, report: &Report) -> Result<PathBuf> {
+    let part = GO_PARTS.iter().find(|part| part.name == "fortio").context("fortio is not among the parts")?;
+    part.get(&checkout.e2e().join("parts/fortio"), cache, &go_version()?, None, report)
+}
+
 /// What istiod reports, and the tag of its images. The pinned commit (e2e/parts/istio/go.mod) carries no release tag.
 pub const ISTIO_VERSION: &str = "1.31-eed52ebb66ad";
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Method, Url};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use url::Url;
 
 use super::output::Output;
 use crate::load::plan::{MAX_IN_FLIGHT, MAX_RATE};
@@ -42,6 +42,9 @@ pub struct LoadArgs {
     /// Stop after so many requests.
     #[arg(short = 'n', long)]
     requests: Option<u64>,
+    /// Send for so long before anything is counted, such as 5s.
+    #[arg(short = 'w', long, default_value = "0s", value_parser = humantime::parse_duration)]
+    warm_up: Duration,
     /// Issue requests for so long, such as 30s or 5m; at most 24h. Default: 10s, unless --requests.
     #[arg(short = 'd', long, value_parser = humantime::parse_duration)]
     duration: Option<Duration>,
@@ -66,6 +69,9 @@ pub struct LoadArgs {
     /// How connections are kept. Default: own in a closed loop, shared in an open one.
     #[arg(long, value_enum)]
     connections: Option<ConnectionsArg>,
+    /// With --http2 and shared connections: spread the requests over so many. 1 to 10000.
+    #[arg(long, requires = "http2", value_name = "NUMBER", default_value_t = 1)]
+    http2_connections: usize,
     /// Stop, and exit with 1, when more than this share is not an answer below 400. 0 to 100.
     /// Judged from 100 requests on, and at the end. What could not be sent counts as an error.
     #[arg(long, value_name = "PERCENT")]
@@ -79,9 +85,9 @@ pub struct LoadArgs {
 enum ConnectionsArg {
     /// Each worker keeps one of its own (closed loop only).
     Own,
-    /// One pool for all; with --http2 one connection for all.
+    /// Requests take what is free; with --http2 all share one, or --http2-connections.
     Shared,
-    /// A new one for every request.
+    /// A new one for every request (keep-alive off).
     Fresh,
 }
 
@@ -136,10 +142,12 @@ fn plan(args: LoadArgs) -> Result<Plan, Vec<String>> {
         rate_per_s,
         max_in_flight: args.max_in_flight.unwrap_or_else(|| max_in_flight(rate_per_s, args.timeout)),
     });
-    let connections = match (args.connections, pacing) {
-        (Some(ConnectionsArg::Own), _) | (None, Pacing::Closed { .. }) => Connections::Own,
-        (Some(ConnectionsArg::Shared), _) | (None, Pacing::Open { .. }) => Connections::Shared,
-        (Some(ConnectionsArg::Fresh), _) => Connections::Fresh,
+    let shares = matches!(pacing, Pacing::Open { .. }) || args.http2_connections > 1;
+    let connections = match args.connections {
+        Some(ConnectionsArg::Fresh) => Connections::Fresh,
+        Some(ConnectionsArg::Shared) => Connections::Shared,
+        None if shares => Connections::Shared,
+        Some(ConnectionsArg::Own) | None => Connections::Own,
     };
     let default_method = if body.is_empty() { Method::GET } else { Method::POST };
     let mut headers = HeaderMap::new();
@@ -156,6 +164,8 @@ fn plan(args: LoadArgs) -> Result<Plan, Vec<String>> {
         timeout: args.timeout,
         pacing,
         connections,
+        http2_connections: args.http2_connections,
+        warm_up: args.warm_up,
         requests: args.requests,
         duration: if unbounded { Some(DEFAULT_DURATION) } else { args.duration },
         fail_above_errors: args.fail_above_errors,
@@ -209,7 +219,11 @@ async fn show_progress<T>(control: &Control, terminal: bool) -> T {
     tokio::time::sleep(Duration::from_secs(1)).await;
     loop {
         let now = control.progress();
-        let mut line = format!("\r{} answered, {} errors", now.finished, now.errors);
+        let mut line = if now.issued == 0 && now.warm_up > 0 {
+            format!("\rwarming up: {} answered", now.warm_up)
+        } else {
+            format!("\r{} answered, {} errors", now.finished, now.errors)
+        };
         // Writing to a String cannot fail; and where standard error is gone, nobody looks.
         let _ = write!(line, ", {} in flight", now.issued - now.finished);
         if now.unsent > 0 {

@@ -1,263 +1,361 @@
-//! One request over reqwest, and what came of it. Nothing is done behind the caller's back: no
+//! One request over hyper, and what came of it. Nothing is done behind the caller's back: no
 //! redirects, no proxies from the environment, no retries of answers.
 //!
 //! One exception is left, and harmless to the counts: a request of which no byte was sent, because
 //! its kept connection turned out to be closed already, moves to another connection.
+//!
+//! All that is done for one request happens in the task that wants it: an HTTP/1.1 connection has no
+//! task of its own, so an answer costs no wake-up from one task to the next, and a connection is back
+//! in its pool before the next request asks for it.
 
 use std::error::Error as StdError;
-use std::future::Future;
-use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
-use reqwest::header::{CONNECTION, HeaderName};
-use reqwest::{Client, Request, Response, Version, redirect, retry};
-use tower::{Layer, Service};
+use bytes::Bytes;
+use http::header::{ACCEPT, CONNECTION, HOST, HeaderName, HeaderValue, SERVER, USER_AGENT};
+use http::{HeaderMap, Method, Request, Response, Uri, Version};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+use tower::ServiceExt as _;
 
-use super::outcome::{ConnectionError, NO_HEALTHY_UPSTREAM, Outcome};
+use super::failure::outcome_of;
+use super::names::Names;
+use super::outcome::{NO_HEALTHY_UPSTREAM, Outcome, Signs};
 use super::plan::{Connections, Plan, Protocol};
 
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+const UPSTREAM_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 
-/// How long a worker waits for its own connection to come back to the pool before it opens another.
-/// It comes back within microseconds, but on a busy machine the task that hands it back may have to
-/// wait for a core. The price: where a server closes after a whole answer without having said so,
-/// the next request takes this much longer.
-const REUSE_GRACE: Duration = Duration::from_millis(50);
+/// A body of so many bytes is not worth a second buffer.
+const SHORT: usize = 4_096;
 
-/// Sends the requests of a plan. Clones share their connections.
-#[derive(Debug, Clone)]
-pub(super) struct Sender {
-    client: Client,
-    request: Arc<Request>,
+type Body = Full<Bytes>;
+type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// What is sent, and where to. The same for all requests of a run.
+#[derive(Debug)]
+pub(super) struct Target {
+    method: Method,
+    /// As it stands in the request: the path in HTTP/1.1, the whole in HTTP/2.
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+    version: Version,
     timeout: Duration,
-    /// The kept connection is good for another request.
-    reusable: Arc<AtomicBool>,
+    /// Where connections go to.
+    peer: Uri,
+    connector: HttpConnector<Names>,
+    opened: AtomicU64,
 }
 
 /// What came of one request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Answer {
     pub(super) outcome: Outcome,
     /// Bytes of body.
     pub(super) bytes: u64,
+    /// The header `server` of a whole answer.
+    pub(super) server: Option<HeaderValue>,
 }
 
-impl Sender {
-    /// A sender with connections of its own, which counts in `opened` those that it opens.
-    pub(super) fn new(plan: &Plan, opened: &Arc<AtomicU64>) -> reqwest::Result<Self> {
-        let reusable = Arc::new(AtomicBool::new(false));
-        let gate = Gate {
-            opened: Arc::clone(opened),
-            reusable: Arc::clone(&reusable),
-            // HTTP/2 connections stay in the pool while they are in use.
-            patient: plan.connections == Connections::Own && plan.protocol == Protocol::Http1,
+impl Target {
+    /// What `plan` sends.
+    ///
+    /// # Errors
+    /// The URL or its host is none that HTTP can carry; [`Plan::faults`] refuses such a plan.
+    pub(super) fn new(plan: &Plan) -> Result<Self, http::Error> {
+        let peer: Uri = plan.url.as_str().parse()?;
+        let mut headers = plan.headers.clone();
+        headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+        let own_name = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"), " (load)");
+        headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(own_name));
+        let path = peer.path_and_query().map_or("/", |path| path.as_str());
+        let (uri, version) = match plan.protocol {
+            Protocol::Http1 => {
+                let host = peer.authority().map_or("", |authority| authority.as_str());
+                headers.entry(HOST).or_insert(HeaderValue::try_from(host)?);
+                if plan.connections == Connections::Fresh {
+                    // Who does not come again says so: the other side closes, and keeps the port.
+                    headers.entry(CONNECTION).or_insert(HeaderValue::from_static("close"));
+                }
+                (path.parse()?, Version::HTTP_11)
+            }
+            Protocol::Http2 => {
+                // What HTTP/1.1 calls the host is the authority here.
+                let uri = match headers.remove(HOST) {
+                    Some(host) => {
+                        Uri::builder().scheme("http").authority(host.as_bytes()).path_and_query(path).build()?
+                    }
+                    None => peer.clone(),
+                };
+                (uri, Version::HTTP_2)
+            }
         };
-        let builder = Client::builder()
-            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"), " (load)"))
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .referer(false)
-            .retry(retry::never())
-            .pool_max_idle_per_host(match plan.connections {
-                Connections::Own => 1,
-                Connections::Shared => usize::MAX,
-                Connections::Fresh => 0,
-            })
-            .connector_layer(gate);
-        let client = match plan.protocol {
-            Protocol::Http1 => builder.http1_only(),
-            Protocol::Http2 => builder.http2_prior_knowledge(),
+        let mut connector = HttpConnector::new_with_resolver(Names::new());
+        // A request in two packets must not wait for an acknowledgement of the first.
+        connector.set_nodelay(true);
+        Ok(Self {
+            method: plan.method.clone(),
+            uri,
+            headers,
+            body: plan.body.clone().into(),
+            version,
+            timeout: plan.timeout,
+            peer,
+            connector,
+            opened: AtomicU64::new(0),
+        })
+    }
+
+    /// Connections opened so far.
+    pub(super) fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    fn request(&self) -> Request<Body> {
+        let mut request = Request::new(Full::new(self.body.clone()));
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.version_mut() = self.version;
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+
+    async fn connect(&self) -> Result<TokioIo<TcpStream>, BoxError> {
+        let stream = self.connector.clone().oneshot(self.peer.clone()).await?;
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        Ok(stream)
+    }
+
+    async fn connect_http1(&self) -> Result<Http1, BoxError> {
+        // Head and a short body in one piece are cheaper to write than to gather.
+        let gather = self.body.len() > SHORT;
+        let (sender, connection) = http1::Builder::new().writev(gather).handshake(self.connect().await?).await?;
+        Ok(Http1 { sender, connection: Some(connection) })
+    }
+
+    async fn connect_http2(&self) -> Result<http2::SendRequest<Body>, BoxError> {
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), self.connect().await?).await?;
+        // Ends with the last sender, or with its runtime. What it fails of, its requests tell.
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+}
+
+/// Where connections come from and go back to. Clones are the same line.
+#[derive(Debug, Clone)]
+pub(super) enum Line {
+    /// HTTP/1.1: those that nobody uses at the moment; `None`: none is kept.
+    Http1(Option<Arc<Mutex<Vec<Http1>>>>),
+    /// HTTP/2: the one for all; `None`: none is kept.
+    Http2(Option<Arc<tokio::sync::Mutex<Option<http2::SendRequest<Body>>>>>),
+}
+
+impl Line {
+    /// A line as the plan has them, without a connection yet.
+    pub(super) fn new(plan: &Plan) -> Self {
+        let kept = plan.connections != Connections::Fresh;
+        match plan.protocol {
+            Protocol::Http1 => Self::Http1(kept.then(Arc::default)),
+            Protocol::Http2 => Self::Http2(kept.then(Arc::default)),
         }
-        .build()?;
-        let mut request = Request::new(plan.method.clone(), plan.url.clone());
-        *request.headers_mut() = plan.headers.clone();
-        if !plan.body.is_empty() {
-            *request.body_mut() = Some(plan.body.clone().into());
+    }
+
+    async fn exchange(&self, target: &Target, bytes: &mut u64) -> Result<Heard, BoxError> {
+        match self {
+            Self::Http1(idle) => over_http1(target, idle.as_deref(), bytes).await,
+            Self::Http2(current) => over_http2(target, current.as_deref(), bytes).await,
         }
-        Ok(Self { client, request: Arc::new(request), timeout: plan.timeout, reusable })
+    }
+}
+
+/// Sends requests, one at a time.
+#[derive(Debug)]
+pub(super) struct Caller {
+    target: Arc<Target>,
+    line: Line,
+    /// Kept, since a timer that only moves on is nearly free.
+    patience: Pin<Box<Sleep>>,
+}
+
+impl Caller {
+    /// Must be called within a runtime.
+    pub(super) fn new(target: Arc<Target>, line: Line) -> Self {
+        let patience = Box::pin(tokio::time::sleep(target.timeout));
+        Self { target, line, patience }
     }
 
     /// Sends one request and reads its answer to the end, within the timeout.
-    pub(super) async fn send(&self) -> Answer {
+    pub(super) async fn call(&mut self) -> Answer {
         let mut bytes = 0;
-        let sent = tokio::time::timeout(self.timeout, self.exchange(&mut bytes)).await;
-        if !matches!(sent, Ok(Ok(_))) {
-            // After a failure there is no connection to wait for.
-            self.reusable.store(false, Ordering::Relaxed);
-        }
-        let outcome = match sent {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(error)) => outcome_of(&error),
-            Err(_elapsed) => Outcome::Timeout,
+        self.patience.as_mut().reset(tokio::time::Instant::now() + self.target.timeout);
+        let heard = tokio::select! {
+            biased;
+            heard = self.line.exchange(&self.target, &mut bytes) => heard,
+            () = self.patience.as_mut() => {
+                return Answer { outcome: Outcome::Timeout, bytes, server: None };
+            }
         };
-        Answer { outcome, bytes }
+        match heard {
+            Ok(Heard { outcome, server }) => Answer { outcome, bytes, server },
+            Err(error) => Answer { outcome: outcome_of(&*error), bytes, server: None },
+        }
     }
+}
 
-    async fn exchange(&self, bytes: &mut u64) -> reqwest::Result<Outcome> {
-        // Only a streamed body cannot be cloned, and ours are never streamed.
-        let Some(request) = self.request.try_clone() else {
-            return Ok(Outcome::Failed(ConnectionError::Other));
+/// A whole answer.
+struct Heard {
+    outcome: Outcome,
+    server: Option<HeaderValue>,
+}
+
+/// What became of a request on a connection: an answer or a failure, or it never left and is back.
+enum Sent {
+    Away(Result<Heard, BoxError>),
+    Back(Box<Request<Body>>),
+}
+
+impl Sent {
+    /// A request that did not leave may leave on another connection if this one was kept: that it was
+    /// closed meanwhile is not news.
+    fn of(failed: TrySendError<Request<Body>>, kept: bool) -> Self {
+        let mut failed = failed;
+        match failed.take_message() {
+            Some(request) if kept => Self::Back(Box::new(request)),
+            _ => Self::Away(Err(failed.into_error().into())),
+        }
+    }
+}
+
+/// An HTTP/1.1 connection. It moves only while somebody waits for something on it.
+#[derive(Debug)]
+pub(super) struct Http1 {
+    sender: http1::SendRequest<Body>,
+    /// Until it is closed.
+    connection: Option<http1::Connection<TokioIo<TcpStream>, Body>>,
+}
+
+impl Http1 {
+    async fn send(&mut self, request: Request<Body>, kept: bool, bytes: &mut u64) -> Sent {
+        let Self { sender, connection } = self;
+        let answer = async {
+            match sender.try_send_request(request).await {
+                Ok(response) => Sent::Away(read(response, bytes).await),
+                Err(failed) => Sent::of(failed, kept),
+            }
         };
-        let mut response = self.client.execute(request).await?;
-        let status = response.status().as_u16();
-        let overloaded = response.headers().get(OVERLOADED).is_some_and(|value| value == "true");
-        let mut start = Vec::new();
-        while let Some(chunk) = response.chunk().await? {
-            *bytes += chunk.len() as u64;
-            // One byte more than is looked for, so that a longer text is seen to differ.
-            let wanted = (NO_HEALTHY_UPSTREAM.len() + 1).saturating_sub(start.len());
-            if status == 503 && wanted > 0 {
-                start.extend(chunk.iter().take(wanted));
+        let mut answer = pin!(answer);
+        poll_fn(|cx| {
+            // Puts the request where the connection finds it.
+            if let Poll::Ready(sent) = answer.as_mut().poll(cx) {
+                return Poll::Ready(sent);
             }
+            if let Some(open) = connection
+                && Pin::new(open).poll(cx).is_ready()
+            {
+                // Dropped, so that the answer hears of it. Why it ended, the answer tells.
+                *connection = None;
+            }
+            answer.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// Whether another request can be sent. Hears first what has come in since the last one.
+    async fn is_free(&mut self) -> bool {
+        poll_fn(|cx| {
+            let closed = self.connection.as_mut().is_none_or(|open| Pin::new(open).poll(cx).is_ready());
+            Poll::Ready(!closed && matches!(self.sender.poll_ready(cx), Poll::Ready(Ok(()))))
+        })
+        .await
+    }
+}
+
+async fn over_http1(target: &Target, idle: Option<&Mutex<Vec<Http1>>>, bytes: &mut u64) -> Result<Heard, BoxError> {
+    let pool = || idle.map(|idle| idle.lock().unwrap_or_else(PoisonError::into_inner));
+    let mut request = target.request();
+    loop {
+        let kept = pool().and_then(|mut pool| pool.pop());
+        let is_kept = kept.is_some();
+        let mut connection = match kept {
+            Some(mut kept) => {
+                if !kept.is_free().await {
+                    continue;
+                }
+                kept
+            }
+            None => target.connect_http1().await?,
+        };
+        match connection.send(request, is_kept, bytes).await {
+            Sent::Away(heard) => {
+                if let (Ok(_), Some(_), Some(mut pool)) = (&heard, &connection.connection, pool()) {
+                    pool.push(connection);
+                }
+                return heard;
+            }
+            Sent::Back(back) => request = *back,
         }
-        self.reusable.store(keeps_alive(&response), Ordering::Relaxed);
-        Ok(Outcome::of_answer(status, overloaded, &start))
     }
 }
 
-fn keeps_alive(response: &Response) -> bool {
-    response.version() >= Version::HTTP_11
-        && !response.headers().get_all(CONNECTION).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
-}
-
-/// What a failure of reqwest means, from the innermost cause that says something.
-fn outcome_of(error: &reqwest::Error) -> Outcome {
-    if error.is_dns() {
-        return Outcome::Failed(ConnectionError::Lookup);
-    }
-    let mut found = ConnectionError::Other;
-    let mut source: Option<&(dyn StdError + 'static)> = Some(error);
-    while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<io::Error>() {
-            match of_io(io) {
-                // The kernel's own patience ended before ours.
-                None => return Outcome::Timeout,
-                Some(ConnectionError::Other) => {}
-                Some(kind) => found = kind,
-            }
-        } else if let Some(h2) = cause.downcast_ref::<h2::Error>() {
-            match h2.get_io().map(of_io) {
-                Some(None) => return Outcome::Timeout,
-                Some(Some(kind)) => found = kind,
-                None if h2.is_reset() || h2.is_go_away() => found = ConnectionError::StreamReset,
-                None => found = ConnectionError::Protocol,
-            }
-        } else if let Some(hyper) = cause.downcast_ref::<hyper::Error>() {
-            if hyper.is_parse() {
-                found = ConnectionError::Protocol;
-            } else if hyper.is_incomplete_message() || hyper.is_closed() || hyper.is_canceled() {
-                found = ConnectionError::Closed;
-            }
-        }
-        source = cause.source();
-    }
-    Outcome::Failed(found)
-}
-
-/// The kind of an I/O error; `None` for a timeout.
-fn of_io(error: &io::Error) -> Option<ConnectionError> {
-    use io::ErrorKind as Kind;
-    // ENFILE and EMFILE have no stable kind. The numbers are the same on every Unix.
-    if matches!(error.raw_os_error(), Some(23 | 24)) {
-        return Some(ConnectionError::LocalResources);
-    }
-    Some(match error.kind() {
-        Kind::TimedOut => return None,
-        Kind::ConnectionRefused => ConnectionError::Refused,
-        Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe => ConnectionError::Reset,
-        Kind::UnexpectedEof => ConnectionError::Closed,
-        Kind::HostUnreachable | Kind::NetworkUnreachable => ConnectionError::Unreachable,
-        Kind::AddrNotAvailable | Kind::AddrInUse => ConnectionError::LocalResources,
-        _ => ConnectionError::Other,
-    })
-}
-
-/// Counts connections, and keeps a worker from opening a second one while its first is merely on
-/// the way back to the pool: the pool hands connections back a moment after the answer's last byte,
-/// and in that moment the next request would otherwise start to connect.
-#[derive(Debug, Clone)]
-struct Gate {
-    opened: Arc<AtomicU64>,
-    reusable: Arc<AtomicBool>,
-    patient: bool,
-}
-
-impl<S> Layer<S> for Gate {
-    type Service = Gated<S>;
-
-    fn layer(&self, inner: S) -> Gated<S> {
-        Gated { gate: self.clone(), inner }
-    }
-}
-
-#[derive(Clone)]
-struct Gated<S> {
-    gate: Gate,
-    inner: S,
-}
-
-type BoxError = Box<dyn StdError + Send + Sync>;
-
-impl<S, R> Service<R> for Gated<S>
-where
-    S: Service<R, Error = BoxError> + Clone + Send + 'static,
-    S::Future: Send,
-    R: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, BoxError>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, target: R) -> Self::Future {
-        let spare = self.inner.clone();
-        // The one that said it was ready is the one to call.
-        let mut inner = std::mem::replace(&mut self.inner, spare);
-        let gate = self.gate.clone();
-        Box::pin(async move {
-            if gate.patient && gate.reusable.swap(false, Ordering::Relaxed) {
-                let asking = tokio::task::try_id();
-                tokio::time::sleep(REUSE_GRACE).await;
-                // The connection came back, the request left on it, and the pool finishes this
-                // attempt in a task of its own, for later. There is no later for a worker's second.
-                if tokio::task::try_id() != asking {
-                    return Err("not needed any more".into());
+async fn over_http2(
+    target: &Target,
+    current: Option<&tokio::sync::Mutex<Option<http2::SendRequest<Body>>>>,
+    bytes: &mut u64,
+) -> Result<Heard, BoxError> {
+    let mut request = target.request();
+    loop {
+        let (mut sender, is_kept) = match current {
+            Some(current) => {
+                // Held while a connection is made: all others wait for the same one.
+                let mut current = current.lock().await;
+                match &*current {
+                    Some(sender) if !sender.is_closed() => (sender.clone(), true),
+                    _ => (current.insert(target.connect_http2().await?).clone(), false),
                 }
             }
-            let connection = inner.call(target).await?;
-            gate.opened.fetch_add(1, Ordering::Relaxed);
-            Ok(connection)
-        })
+            None => (target.connect_http2().await?, false),
+        };
+        match sender.try_send_request(request).await {
+            Ok(response) => return read(response, bytes).await,
+            Err(failed) => match Sent::of(failed, is_kept) {
+                Sent::Away(heard) => return heard,
+                Sent::Back(back) => request = *back,
+            },
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn io_errors_are_told_apart() {
-        use io::ErrorKind as Kind;
-        for (kind, expected) in [
-            (Kind::ConnectionRefused, Some(ConnectionError::Refused)),
-            (Kind::ConnectionReset, Some(ConnectionError::Reset)),
-            (Kind::BrokenPipe, Some(ConnectionError::Reset)),
-            (Kind::UnexpectedEof, Some(ConnectionError::Closed)),
-            (Kind::NetworkUnreachable, Some(ConnectionError::Unreachable)),
-            (Kind::AddrNotAvailable, Some(ConnectionError::LocalResources)),
-            (Kind::PermissionDenied, Some(ConnectionError::Other)),
-            (Kind::TimedOut, None),
-        ] {
-            assert_eq!(of_io(&kind.into()), expected, "{kind:?}");
+/// Reads an answer to its end.
+async fn read(response: Response<Incoming>, bytes: &mut u64) -> Result<Heard, BoxError> {
+    let (head, mut body) = response.into_parts();
+    let status = head.status.as_u16();
+    let mut start = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(chunk) = frame?.into_data() else {
+            continue;
+        };
+        *bytes += chunk.len() as u64;
+        // One byte more than is looked for, so that a longer text is seen to differ.
+        let wanted = (NO_HEALTHY_UPSTREAM.len() + 1).saturating_sub(start.len());
+        if status == 503 && wanted > 0 {
+            start.extend(chunk.iter().take(wanted));
         }
-        let too_many_files = io::Error::from_raw_os_error(24);
-        assert_eq!(of_io(&too_many_files), Some(ConnectionError::LocalResources));
     }
+    let signs = Signs {
+        overloaded: head.headers.get(OVERLOADED).is_some_and(|value| value == "true"),
+        passed_on: head.headers.contains_key(UPSTREAM_TIME),
+        start: &start,
+    };
+    Ok(Heard { outcome: Outcome::of_answer(status, signs), server: head.headers.get(SERVER).cloned() })
 }

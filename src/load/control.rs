@@ -20,9 +20,9 @@ pub struct Control {
 
 #[derive(Debug, Default)]
 struct Inner {
-    stop: CancellationToken,
     abandon: CancellationToken,
     ended_by: OnceLock<EndedBy>,
+    warm_up: AtomicU64,
     issued: AtomicU64,
     unsent: AtomicU64,
     finished: AtomicU64,
@@ -32,6 +32,8 @@ struct Inner {
 /// How far a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
+    /// Requests of the warm-up of which something came. They are in none of the other numbers.
+    pub warm_up: u64,
     /// Requests handed out to be sent.
     pub issued: u64,
     /// Requests that fell due and were not sent.
@@ -63,18 +65,18 @@ impl Control {
         // finished; and issued last, so never more finished than issued.
         let errors = self.inner.errors.load(Ordering::Acquire);
         let finished = self.inner.finished.load(Ordering::Acquire);
-        Progress { finished, errors, issued: read(&self.inner.issued), unsent: read(&self.inner.unsent) }
+        let [warm_up, unsent, issued] = [&self.inner.warm_up, &self.inner.unsent, &self.inner.issued].map(read);
+        Progress { warm_up, issued, unsent, finished, errors }
     }
 
     /// Issues no further request, for this reason unless there is one already.
     pub(super) fn end(&self, by: EndedBy) {
         // The first reason stays.
         let _ = self.inner.ended_by.set(by);
-        self.inner.stop.cancel();
     }
 
     pub(super) fn is_stopped(&self) -> bool {
-        self.inner.stop.is_cancelled()
+        self.ended_by().is_some()
     }
 
     pub(super) fn ended_by(&self) -> Option<EndedBy> {
@@ -88,13 +90,13 @@ pub(super) struct Run {
     pub(super) control: Control,
     requests: u64,
     fail_above_errors: Option<f64>,
-    // Several, so that workers on several cores seldom wait for each other.
+    // One a thread: no thread ever waits for another's.
     recorders: Vec<Mutex<Recorder>>,
 }
 
 impl Run {
-    pub(super) fn new(plan: &Plan, control: &Control, shards: usize) -> Result<Self, CreationError> {
-        let recorders = (0..shards.max(1)).map(|_| Recorder::new().map(Mutex::new)).collect::<Result<_, _>>()?;
+    pub(super) fn new(plan: &Plan, control: &Control, threads: usize) -> Result<Self, CreationError> {
+        let recorders = (0..threads).map(|_| Recorder::new().map(Mutex::new)).collect::<Result<_, _>>()?;
         Ok(Self {
             control: control.clone(),
             requests: plan.requests.unwrap_or(u64::MAX),
@@ -133,17 +135,25 @@ impl Run {
         self.guard();
     }
 
-    /// Whatever comes of `answer`, unless it is given up first.
-    pub(super) async fn unless_abandoned(&self, answer: impl Future<Output = Answer>) -> Option<Answer> {
-        self.control.inner.abandon.run_until_cancelled(answer).await
+    /// Comes back when requests in flight are to be given up.
+    pub(super) async fn abandoned(&self) {
+        self.control.inner.abandon.cancelled().await;
     }
 
-    /// One request is finished: what came of it, how long it took from its (intended) start, and
-    /// for an open loop how late it left. `shard` spreads the load; any number will do.
-    pub(super) fn finished(&self, shard: usize, answer: Answer, latency: Duration, lag: Option<Duration>) {
-        if let Some(recorder) = self.recorders.get(shard % self.recorders.len()) {
+    /// One request of the warm-up is finished.
+    pub(super) fn warmed_up(&self) {
+        self.control.inner.warm_up.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One request is finished on this thread: what came of it, how long it took from its (intended)
+    /// start, and for an open loop how late it left.
+    pub(super) fn finished(&self, thread: usize, answer: &Answer, latency: Duration, lag: Option<Duration>) {
+        if let Some(recorder) = self.recorders.get(thread) {
             let mut recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
             recorder.record(answer.outcome, latency, answer.bytes);
+            if let Some(server) = &answer.server {
+                recorder.record_server(server.as_bytes());
+            }
             if let Some(lag) = lag {
                 recorder.record_lag(lag);
             }

@@ -7,6 +7,9 @@
 //!     └──> open: schedule ──┴─> client ──> Outcome, latency ──> Recorder ──> Report ──> table, JSON
 //! ```
 //!
+//! As many threads as there are cores, each with its own runtime, connections and recorder. They share
+//! a few counters, and nothing that one of them could wait for.
+//!
 //! Every request that was due is accounted for: finished (whatever came of it, a broken connection
 //! too), unsent (open loop, too many in flight) or unfinished (given up on demand). `plan`,
 //! `outcome`, `record`, `schedule`, `report` and `render` are pure; latencies are given to them.
@@ -14,6 +17,8 @@
 mod client;
 mod closed;
 mod control;
+mod failure;
+mod names;
 mod open;
 pub mod outcome;
 pub mod plan;
@@ -21,12 +26,12 @@ pub mod record;
 pub mod render;
 pub mod report;
 mod schedule;
+mod threads;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use control::Run;
+use client::Target;
 pub use control::{Control, Progress};
 pub use plan::{Connections, Pacing, Plan, PlanError, Protocol};
 use report::RunFacts;
@@ -38,12 +43,15 @@ pub enum LoadError {
     /// The plan cannot be run; all its faults.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Plan(Vec<PlanError>),
-    /// The HTTP client could not be built.
-    #[error("HTTP client: {0}")]
-    Client(#[from] reqwest::Error),
+    /// A request could not be built.
+    #[error("request: {0}")]
+    Request(#[from] http::Error),
     /// A histogram could not be made.
     #[error("histogram: {0}")]
     Histogram(#[from] hdrhistogram::CreationError),
+    /// A thread could not have its runtime.
+    #[error("runtime: {0}")]
+    Runtime(#[from] std::io::Error),
     /// A worker did not end by itself.
     #[error("worker: {0}")]
     Worker(#[from] tokio::task::JoinError),
@@ -59,18 +67,16 @@ pub async fn run(plan: &Plan, control: &Control) -> Result<Report, LoadError> {
     if !faults.is_empty() {
         return Err(LoadError::Plan(faults));
     }
-    let shards = std::thread::available_parallelism().map_or(1, usize::from);
-    let run = Arc::new(Run::new(plan, control, shards)?);
-    let opened = Arc::new(AtomicU64::new(0));
+    let target = Arc::new(Target::new(plan)?);
     let _stop = StopOnDrop(control);
-    let start = Instant::now();
-    match plan.pacing {
-        Pacing::Closed { concurrency } => closed::drive(plan, concurrency, &run, &opened).await?,
+    let measured_from = Instant::now() + plan.warm_up;
+    let recorded = match plan.pacing {
+        Pacing::Closed { concurrency } => closed::drive(plan, concurrency, control, &target, measured_from).await?,
         Pacing::Open { rate_per_s, max_in_flight } => {
-            open::drive(plan, rate_per_s, max_in_flight, &run, &opened).await?;
+            open::drive(plan, rate_per_s, max_in_flight, control, &target, measured_from).await?
         }
-    }
-    let elapsed = start.elapsed();
+    };
+    let elapsed = measured_from.elapsed();
     let progress = control.progress();
     let facts = RunFacts {
         elapsed,
@@ -78,12 +84,13 @@ pub async fn run(plan: &Plan, control: &Control) -> Result<Report, LoadError> {
         ended_by: control.ended_by().unwrap_or(EndedBy::Signal),
         unsent: progress.unsent,
         unfinished: progress.issued - progress.finished,
-        connections_opened: opened.load(Ordering::Relaxed),
+        connections_opened: target.opened(),
+        warm_up_requests: progress.warm_up,
     };
-    Ok(Report::new(plan, &run.recorded()?, facts))
+    Ok(Report::new(plan, &recorded, facts))
 }
 
-/// The dispatcher of an open loop runs in a thread that dropping a future does not end.
+/// A run has threads, which dropping a future does not end.
 struct StopOnDrop<'a>(&'a Control);
 
 impl Drop for StopOnDrop<'_> {

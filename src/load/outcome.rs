@@ -19,13 +19,33 @@ pub enum Outcome {
 /// Why a 503, as far as the answer tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Unavailable {
-    /// `x-envoy-overloaded: true`: a breaker of some Envoy on the way overflowed, the caller's or
-    /// the server's; the answer does not tell which one.
-    Overloaded,
+    /// `x-envoy-overloaded: true`: a breaker of some Envoy on the way overflowed.
+    Overloaded(Where),
     /// Envoy's own «no healthy upstream»: no endpoints, or all of them ejected.
     NoHealthyUpstream,
     /// Anything else: the application's own, a connection that Envoy could not make …
     Other,
+}
+
+/// Where on the way a breaker overflowed, as far as the answer tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Where {
+    /// No Envoy says that it had the refusal from another: the first one on the way refused.
+    First,
+    /// With `x-envoy-upstream-service-time`, which an Envoy adds to what it was sent and not to what
+    /// it says itself (Envoy's router; unless its debug headers are off): somebody behind it refused.
+    Behind,
+}
+
+/// What of a whole answer tells its cause.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Signs<'a> {
+    /// `x-envoy-overloaded` is `true`.
+    pub overloaded: bool,
+    /// `x-envoy-upstream-service-time` is there.
+    pub passed_on: bool,
+    /// The body; one byte more than «no healthy upstream» is enough.
+    pub start: &'a [u8],
 }
 
 /// How a connection failed.
@@ -87,13 +107,13 @@ impl ConnectionError {
 pub(super) const NO_HEALTHY_UPSTREAM: &[u8] = b"no healthy upstream";
 
 impl Outcome {
-    /// The outcome of a whole answer: its status, whether `x-envoy-overloaded` was `true`, and the
-    /// body, of which one byte more than [`NO_HEALTHY_UPSTREAM`] is enough.
+    /// The outcome of a whole answer.
     #[must_use]
-    pub fn of_answer(status: u16, overloaded: bool, body: &[u8]) -> Self {
+    pub fn of_answer(status: u16, signs: Signs<'_>) -> Self {
         match status {
-            503 if overloaded => Self::Unavailable(Unavailable::Overloaded),
-            503 if body == NO_HEALTHY_UPSTREAM => Self::Unavailable(Unavailable::NoHealthyUpstream),
+            503 if signs.overloaded && signs.passed_on => Self::Unavailable(Unavailable::Overloaded(Where::Behind)),
+            503 if signs.overloaded => Self::Unavailable(Unavailable::Overloaded(Where::First)),
+            503 if signs.start == NO_HEALTHY_UPSTREAM => Self::Unavailable(Unavailable::NoHealthyUpstream),
             503 => Self::Unavailable(Unavailable::Other),
             _ => Self::Status(status),
         }
@@ -122,16 +142,19 @@ mod tests {
 
     #[test]
     fn a_503_is_told_apart_by_what_the_answer_says() {
-        let cases = [
-            (503, true, &b"upstream connect error"[..], Outcome::Unavailable(Unavailable::Overloaded)),
-            (503, false, b"no healthy upstream", Outcome::Unavailable(Unavailable::NoHealthyUpstream)),
-            (503, false, b"no healthy upstream!", Outcome::Unavailable(Unavailable::Other)),
-            (503, false, b"", Outcome::Unavailable(Unavailable::Other)),
-            (200, true, b"", Outcome::Status(200)),
-            (200, false, b"no healthy upstream", Outcome::Status(200)),
-        ];
-        for (status, overloaded, body, expected) in cases {
-            assert_eq!(Outcome::of_answer(status, overloaded, body), expected);
+        let (first, behind) = (Unavailable::Overloaded(Where::First), Unavailable::Overloaded(Where::Behind));
+        let none = Unavailable::NoHealthyUpstream;
+        for (overloaded, passed_on, start, expected) in [
+            (true, false, &b"upstream connect error"[..], first),
+            (true, true, b"upstream connect error", behind),
+            (false, false, b"no healthy upstream", none),
+            (false, true, b"no healthy upstream", none),
+            (false, false, b"no healthy upstream!", Unavailable::Other),
+            (false, true, b"", Unavailable::Other),
+        ] {
+            let signs = Signs { overloaded, passed_on, start };
+            assert_eq!(Outcome::of_answer(503, signs), Outcome::Unavailable(expected), "{signs:?}");
+            assert_eq!(Outcome::of_answer(200, signs), Outcome::Status(200), "{signs:?}");
         }
     }
 
@@ -143,7 +166,7 @@ mod tests {
             (Outcome::Status(399), false),
             (Outcome::Status(400), true),
             (Outcome::Status(500), true),
-            (Outcome::Unavailable(Unavailable::Overloaded), true),
+            (Outcome::Unavailable(Unavailable::Overloaded(Where::First)), true),
             (Outcome::Timeout, true),
             (Outcome::Failed(ConnectionError::Refused), true),
         ] {

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use reqwest::header::HeaderMap;
-use reqwest::{Method, Url};
+use http::{HeaderMap, Method, Uri};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 /// Most workers of a closed loop, and most requests in flight of an open one. Each may hold a
 /// socket of its own, and the ports of one source address end near 28 000.
@@ -39,10 +39,15 @@ pub struct Plan {
     pub pacing: Pacing,
     /// How connections are kept.
     pub connections: Connections,
-    /// Stop after so many requests; at least 1.
+    /// HTTP/2 with [`Connections::Shared`]: so many connections (1 to [`MAX_IN_FLIGHT`]), over which
+    /// the requests are spread in turn. 1 otherwise.
+    pub http2_connections: usize,
+    /// Send for so long before anything is counted; 0 to [`MAX_DURATION`].
+    pub warm_up: Duration,
+    /// Stop after so many requests, those of the warm-up not counted; at least 1.
     pub requests: Option<u64>,
-    /// Issue requests for so long; above 0, at most [`MAX_DURATION`]. What is in flight then is
-    /// still waited for, so the run takes at most this plus the timeout.
+    /// Issue requests for so long after the warm-up; above 0, at most [`MAX_DURATION`]. What is in flight then is
+    /// still waited for, so the run takes at most both plus the timeout.
     pub duration: Option<Duration>,
     /// Stop as soon as the share of errors is above this, in percent, 0 to 100. It is judged from
     /// [`GUARD_SAMPLE`] requests on, and once more at the end, however few there were.
@@ -90,7 +95,8 @@ pub enum Pacing {
 pub enum Connections {
     /// Each worker of a closed loop keeps one of its own.
     Own,
-    /// All requests share one pool: HTTP/1.1 opens what is missing, HTTP/2 has one connection.
+    /// All requests share what there is: HTTP/1.1 opens what is missing, HTTP/2 has
+    /// [`Plan::http2_connections`].
     Shared,
     /// A new one for every request.
     Fresh,
@@ -102,6 +108,9 @@ pub enum PlanError {
     /// Not an `http` URL.
     #[error("URL: scheme {0:?} is not supported, only http: in a mesh the sidecar does the TLS")]
     Scheme(String),
+    /// A URL that no request can carry.
+    #[error("URL: {0}")]
+    Url(String),
     /// The URL has a user or a password.
     #[error("URL: user and password are not sent; use a header")]
     UserInfo,
@@ -121,6 +130,9 @@ pub enum PlanError {
     /// An open loop has no workers that could own a connection.
     #[error("connections: an open loop has no workers, so none can have its own")]
     OwnInOpenLoop,
+    /// A number of connections where it means nothing.
+    #[error("http2-connections: only shared connections of HTTP/2 have a number of their own")]
+    Http2Connections,
 }
 
 impl Plan {
@@ -133,6 +145,9 @@ impl Plan {
         }
         if !self.url.username().is_empty() || self.url.password().is_some() {
             faults.push(PlanError::UserInfo);
+        }
+        if let Err(error) = self.url.as_str().parse::<Uri>() {
+            faults.push(PlanError::Url(error.to_string()));
         }
         let mut check = |ok: bool, what: &'static str, value: String, range: String| {
             if !ok {
@@ -162,6 +177,13 @@ impl Plan {
                 );
             }
         }
+        check(
+            (1..=MAX_IN_FLIGHT).contains(&self.http2_connections),
+            "http2-connections",
+            self.http2_connections.to_string(),
+            format!("1 to {MAX_IN_FLIGHT}"),
+        );
+        check(self.warm_up <= MAX_DURATION, "warm-up", format!("{:?}", self.warm_up), format!("0 to {MAX_DURATION:?}"));
         if let Some(requests) = self.requests {
             check(requests >= 1, "requests", requests.to_string(), "1 and more".to_owned());
         }
@@ -182,6 +204,10 @@ impl Plan {
         if matches!(self.pacing, Pacing::Open { .. }) && self.connections == Connections::Own {
             faults.push(PlanError::OwnInOpenLoop);
         }
+        let has_number = self.protocol == Protocol::Http2 && self.connections == Connections::Shared;
+        if self.http2_connections > 1 && !has_number {
+            faults.push(PlanError::Http2Connections);
+        }
         faults
     }
 }
@@ -201,6 +227,8 @@ pub(crate) mod tests {
             timeout: Duration::from_secs(10),
             pacing: Pacing::Closed { concurrency: 3 },
             connections: Connections::Own,
+            http2_connections: 1,
+            warm_up: Duration::ZERO,
             requests: Some(500),
             duration: None,
             fail_above_errors: None,
@@ -218,6 +246,8 @@ pub(crate) mod tests {
             url: Url::parse("https://me:secret@127.0.0.1/").unwrap(),
             timeout: Duration::ZERO,
             pacing: Pacing::Open { rate_per_s: 0, max_in_flight: MAX_IN_FLIGHT + 1 },
+            http2_connections: 2,
+            warm_up: MAX_DURATION + Duration::from_nanos(1),
             requests: Some(0),
             duration: Some(MAX_DURATION + Duration::from_nanos(1)),
             fail_above_errors: Some(100.1),
@@ -235,10 +265,12 @@ pub(crate) mod tests {
             "duration: ",
             "fail-above-errors: 100.1",
             "no workers",
+            "http2-connections: only",
+            "warm-up: ",
         ] {
             assert!(told.iter().any(|fault| fault.contains(part)), "{part:?} is missing in {told:#?}");
         }
-        assert_eq!(told.len(), 9, "{told:#?}");
+        assert_eq!(told.len(), 11, "{told:#?}");
         assert!(told.iter().all(|fault| !fault.contains("secret")));
     }
 

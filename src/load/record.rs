@@ -83,6 +83,22 @@ impl Latencies {
         Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
     }
 
+    /// How many lie up to each of `edges` and above the one before it, and how many above all of them.
+    /// An edge is as precise as a percentile.
+    #[must_use]
+    pub fn between(&self, edges: &[Duration]) -> Vec<u64> {
+        let mut counts = vec![0; edges.len() + 1];
+        for step in self.histogram.iter_recorded() {
+            // The lower end of its bucket: what lies exactly on an edge is up to it.
+            let micros = self.histogram.lowest_equivalent(step.value_iterated_to());
+            let place = edges.partition_point(|edge| edge.as_micros() < u128::from(micros));
+            if let Some(count) = counts.get_mut(place) {
+                *count += step.count_at_value();
+            }
+        }
+        counts
+    }
+
     /// The latency that this share (0 to 1) of all stayed within, if there is any.
     #[must_use]
     pub fn quantile(&self, share: f64) -> Option<Duration> {
@@ -92,10 +108,14 @@ impl Latencies {
     }
 }
 
+/// Most `server` headers that are told apart: a server that counts in its name must not fill the memory.
+pub const MOST_SERVERS: usize = 16;
+
 /// What came of every request so far.
 #[derive(Debug, Clone)]
 pub struct Recorder {
     outcomes: BTreeMap<Outcome, Latencies>,
+    servers: BTreeMap<Vec<u8>, u64>,
     lag: Latencies,
     bytes: u64,
     /// What every new outcome starts from.
@@ -109,7 +129,7 @@ impl Recorder {
     /// As [`Latencies::new`].
     pub fn new() -> Result<Self, CreationError> {
         let none = Latencies::new()?;
-        Ok(Self { outcomes: BTreeMap::new(), lag: none.clone(), bytes: 0, none })
+        Ok(Self { outcomes: BTreeMap::new(), servers: BTreeMap::new(), lag: none.clone(), bytes: 0, none })
     }
 
     /// Adds one finished request: what came of it, how long it took from its start (the intended
@@ -118,6 +138,16 @@ impl Recorder {
         let none = &self.none;
         self.outcomes.entry(outcome).or_insert_with(|| none.clone()).record(latency);
         self.bytes += bytes;
+    }
+
+    /// Adds the `server` header of one answer. After [`MOST_SERVERS`] different ones, others are not kept.
+    pub fn record_server(&mut self, server: &[u8]) {
+        // Looked up before it is copied: that is the case but for a few times.
+        if let Some(count) = self.servers.get_mut(server) {
+            *count += 1;
+        } else if self.servers.len() < MOST_SERVERS {
+            self.servers.insert(server.to_owned(), 1);
+        }
     }
 
     /// Adds how much later than intended a request of an open loop left.
@@ -130,6 +160,11 @@ impl Recorder {
         for (outcome, latencies) in &other.outcomes {
             let none = &self.none;
             self.outcomes.entry(*outcome).or_insert_with(|| none.clone()).merge(latencies);
+        }
+        for (server, count) in &other.servers {
+            if self.servers.contains_key(server) || self.servers.len() < MOST_SERVERS {
+                *self.servers.entry(server.clone()).or_default() += count;
+            }
         }
         self.lag.merge(&other.lag);
         self.bytes += other.bytes;
@@ -149,6 +184,11 @@ impl Recorder {
             }
         }
         all
+    }
+
+    /// Answers by their `server` header, as text.
+    pub fn servers(&self) -> impl Iterator<Item = (String, u64)> {
+        self.servers.iter().map(|(server, count)| (String::from_utf8_lossy(server).into_owned(), *count))
     }
 
     /// How late requests left, in an open loop.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::outcome::ConnectionError;
 use super::plan::{Connections, Pacing, Protocol};
-use super::report::{EndedBy, Group, Latency, Report};
+use super::report::{Bar, EndedBy, Group, Latency, Report};
 
 const RED: &str = "31";
 const GREEN: &str = "32";
@@ -20,6 +20,12 @@ pub fn table(report: &Report, colour: bool) -> String {
     let _ = writeln!(out, "{}\n", summary(report));
     for row in rows(report) {
         let _ = writeln!(out, "{}", row.paint(colour));
+    }
+    if !report.histogram.is_empty() {
+        let _ = writeln!(out, "\n{}", painted("latency of all", BOLD, colour));
+    }
+    for bar in &report.histogram {
+        let _ = writeln!(out, "{}", bar_of(bar, report));
     }
     let notes = notes(report);
     if !notes.is_empty() {
@@ -47,8 +53,9 @@ fn heading(report: &Report) -> String {
         Connections::Shared => "shared",
         Connections::Fresh => "one per request",
     };
+    let over = report.http2_connections.map(|number| format!(" {number}")).unwrap_or_default();
     format!(
-        "{} {}: {protocol}, {pacing}, connections: {connections}, {} opened",
+        "{} {}: {protocol}, {pacing}, connections:{over} {connections}, {} opened",
         report.method, report.url, report.connections_opened
     )
 }
@@ -60,8 +67,13 @@ fn summary(report: &Report) -> String {
         EndedBy::Signal => "stopped early",
         EndedBy::Guard => "stopped by the guard",
     };
+    let warm_up = if report.warm_up_s > 0.0 {
+        format!("; before, {} to warm up in {:.3} s", report.warm_up_requests, report.warm_up_s)
+    } else {
+        String::new()
+    };
     format!(
-        "{} requests in {:.3} s ({:.1}/s), {} bytes received; {ended_by}",
+        "{} requests in {:.3} s ({:.1}/s), {} bytes received; {ended_by}{warm_up}",
         report.requests, report.elapsed_s, report.achieved_rate_per_s, report.received_bytes
     )
 }
@@ -84,6 +96,15 @@ fn notes(report: &Report) -> Vec<String> {
         notes.push("this machine ran out of ports or files: see `ulimit -n`".to_owned());
     }
     notes
+}
+
+/// A line of the histogram: the edge, the count, and a bar that is as long as its share of the longest.
+fn bar_of(bar: &Bar, report: &Report) -> String {
+    const LONGEST: u64 = 50;
+    let most = report.histogram.iter().map(|bar| bar.count).max().unwrap_or(0).max(1);
+    // Rounded up: what is there is seen.
+    let long = usize::try_from((bar.count * LONGEST).div_ceil(most)).unwrap_or(0);
+    format!("{:>16} ms {:>16} {}", format!("<= {}", bar.up_to_ms), bar.count, "#".repeat(long)).trim_end().to_owned()
 }
 
 struct Row {
@@ -125,6 +146,7 @@ fn rows(report: &Report) -> Vec<Row> {
             let causes = &report.unavailable_503;
             for (label, group) in [
                 ("  x-envoy-overloaded", &causes.overloaded),
+                ("    behind the first", &causes.overloaded_behind),
                 ("  no healthy upstream", &causes.no_healthy_upstream),
                 ("  other", &causes.other),
             ] {
@@ -140,6 +162,11 @@ fn rows(report: &Report) -> Vec<Row> {
         for (kind, count) in report.connection_errors.by_kind.iter().filter(|(_, count)| **count > 0) {
             rows.push(Row { label: format!("  {}", kind.words()), cells: vec![count.to_string()], colour: None });
         }
+    }
+    for (server, count) in &report.servers {
+        // Whoever answers chooses this text: no escapes from it reach a terminal.
+        let server: String = server.chars().filter(|c| !c.is_control()).take(16).collect();
+        rows.push(Row { label: format!("server: {server}"), cells: vec![count.to_string()], colour: None });
     }
     let percent = if report.requests > 0 { 100.0 } else { 0.0 };
     let all = Group { count: report.requests, percent, latency: report.latency };
@@ -182,12 +209,29 @@ outcome                        count          %     p50 ms     p90 ms     p99 ms
 200                                6       60.0      3.001      6.000      6.000      6.000      6.000
 503                                2       20.0      1.000      3.000      3.000      3.000      3.000
   x-envoy-overloaded               1       10.0      1.000      1.000      1.000      1.000      1.000
+    behind the first               0        0.0          -          -          -          -          -
   no healthy upstream              0        0.0          -          -          -          -          -
   other                            1       10.0      3.000      3.000      3.000      3.000      3.000
 timeout                            1       10.0  10000.000  10000.000  10000.000  10000.000  10000.000
 connection errors                  1       10.0      2.000      2.000      2.000      2.000      2.000
   connection refused               1
+server: envoy                      8
 all                               10      100.0      3.001      6.003  10000.000  10000.000  10000.000
+
+latency of all
+            <= 1 ms                2 #########################
+            <= 2 ms                2 #########################
+            <= 5 ms                4 ##################################################
+           <= 10 ms                1 #############
+           <= 20 ms                0
+           <= 50 ms                0
+          <= 100 ms                0
+          <= 200 ms                0
+          <= 500 ms                0
+         <= 1000 ms                0
+         <= 2000 ms                0
+         <= 5000 ms                0
+        <= 10000 ms                1 #############
 ";
         assert_eq!(table(&report, false), expected);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::outcome::{ConnectionError, Outcome, Unavailable};
+use super::outcome::{ConnectionError, Outcome, Unavailable, Where};
 use super::plan::{Connections, Pacing, Plan, Protocol};
 use super::record::{Latencies, Recorder};
 
@@ -30,13 +30,20 @@ pub struct Report {
     pub connections: Connections,
     /// Connections that were opened (attempts that failed are in `connection_errors`).
     pub connections_opened: u64,
+    /// HTTP/2 with `shared` connections: over how many the requests were spread.
+    pub http2_connections: Option<usize>,
+    /// How long it sent before it counted.
+    pub warm_up_s: f64,
+    /// Requests of the warm-up of which something came. They are in no other number but
+    /// `connections_opened`.
+    pub warm_up_requests: u64,
     /// Timeout of each request.
     pub timeout_ms: f64,
     /// Why the run ended.
     pub ended_by: EndedBy,
     /// The share of errors was above `--fail-above-errors`.
     pub guard_tripped: bool,
-    /// From the start to the last answer.
+    /// From the start (the end of the warm-up) to the last answer.
     pub elapsed_s: f64,
     /// Requests of which something came: an answer, a timeout, a failure.
     pub requests: u64,
@@ -55,6 +62,12 @@ pub struct Report {
     pub received_bytes: u64,
     /// Of all `requests`.
     pub latency: Option<Latency>,
+    /// All `requests` by their latency, in steps of 1, 2, 5, 10 … up to the slowest. Closed loop: of
+    /// those that were sent; a stall that kept others from being sent is in it once.
+    pub histogram: Vec<Bar>,
+    /// Whole answers by their `server` header, at most 16 of them; answers without one are not in it.
+    /// In a mesh it tells whether an Envoy was on the way.
+    pub servers: BTreeMap<String, u64>,
     /// Whole answers by status code.
     pub statuses: BTreeMap<u16, Group>,
     /// `statuses.503` by cause.
@@ -98,6 +111,9 @@ pub struct Group {
 pub struct Unavailable503 {
     /// `x-envoy-overloaded: true`: refused by a breaker's overflow, somewhere on the way.
     pub overloaded: Group,
+    /// Those of `overloaded` that the first Envoy on the way had from another
+    /// (`x-envoy-upstream-service-time`, which an Envoy's router adds to what it was sent).
+    pub overloaded_behind: Group,
     /// Envoy's «no healthy upstream»: no endpoints, or all ejected.
     pub no_healthy_upstream: Group,
     /// Anything else.
@@ -114,6 +130,15 @@ pub struct ConnectionErrors {
     pub by_kind: BTreeMap<ConnectionError, u64>,
 }
 
+/// One bar of a histogram.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Bar {
+    /// Latencies up to this, and above that of the bar before.
+    pub up_to_ms: f64,
+    /// How many.
+    pub count: u64,
+}
+
 /// Latencies in milliseconds, to the microsecond; percentiles within 0.1 %.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Latency {
@@ -125,6 +150,8 @@ pub struct Latency {
     pub p50_ms: f64,
     /// 90 % are.
     pub p90_ms: f64,
+    /// 95 % are.
+    pub p95_ms: f64,
     /// 99 % are.
     pub p99_ms: f64,
     /// 99.9 % are.
@@ -142,6 +169,7 @@ impl Latency {
             mean_ms: millis(latencies.mean()?),
             p50_ms: millis(latencies.quantile(0.5)?),
             p90_ms: millis(latencies.quantile(0.9)?),
+            p95_ms: millis(latencies.quantile(0.95)?),
             p99_ms: millis(latencies.quantile(0.99)?),
             p999_ms: millis(latencies.quantile(0.999)?),
             max_ms: millis(latencies.max()?),
@@ -162,6 +190,8 @@ pub struct RunFacts {
     pub unfinished: u64,
     /// Connections opened.
     pub connections_opened: u64,
+    /// Finished before anything was counted.
+    pub warm_up_requests: u64,
 }
 
 impl Report {
@@ -179,6 +209,7 @@ impl Report {
             }
         };
         let cause = |cause| group(&|outcome| outcome == Outcome::Unavailable(cause));
+        let overloaded = |outcome| matches!(outcome, Outcome::Unavailable(Unavailable::Overloaded(_)));
         let errors = recorder.together(Outcome::is_error).count();
         let error_percent = error_percent(requests, errors, facts.unsent);
         let statuses = recorder
@@ -195,6 +226,10 @@ impl Report {
             pacing: plan.pacing,
             connections: plan.connections,
             connections_opened: facts.connections_opened,
+            http2_connections: (plan.protocol == Protocol::Http2 && plan.connections == Connections::Shared)
+                .then_some(plan.http2_connections),
+            warm_up_s: rounded(plan.warm_up.as_secs_f64()),
+            warm_up_requests: facts.warm_up_requests,
             timeout_ms: millis(plan.timeout),
             ended_by: facts.ended_by,
             guard_tripped: facts.ended_by == EndedBy::Guard
@@ -208,9 +243,12 @@ impl Report {
             error_percent: rounded(error_percent),
             received_bytes: recorder.bytes(),
             latency: Latency::of(&all),
+            histogram: bars(&all),
+            servers: recorder.servers().collect(),
             statuses,
             unavailable_503: Unavailable503 {
-                overloaded: cause(Unavailable::Overloaded),
+                overloaded: group(&overloaded),
+                overloaded_behind: cause(Unavailable::Overloaded(Where::Behind)),
                 no_healthy_upstream: cause(Unavailable::NoHealthyUpstream),
                 other: cause(Unavailable::Other),
             },
@@ -222,6 +260,18 @@ impl Report {
             start_lag: Latency::of(recorder.lag()),
         }
     }
+}
+
+/// From the step of the fastest to that of the slowest.
+fn bars(latencies: &Latencies) -> Vec<Bar> {
+    // 1 µs to beyond any timeout: 1, 2, 5 of nine decades and a half.
+    let edges: Vec<Duration> =
+        (0..10).flat_map(|decade| [1, 2, 5].map(|step| Duration::from_micros(step * 10_u64.pow(decade)))).collect();
+    let counts = latencies.between(&edges);
+    let bars = edges.iter().zip(counts).map(|(edge, count)| Bar { up_to_ms: millis(*edge), count });
+    let mut bars: Vec<Bar> = bars.skip_while(|bar| bar.count == 0).collect();
+    while bars.pop_if(|bar| bar.count == 0).is_some() {}
+    bars
 }
 
 /// The share of errors in percent that the guard looks at. What could not be sent is an error: a
@@ -267,10 +317,11 @@ pub(crate) mod tests {
         for i in 1..=6 {
             recorder.record(Outcome::Status(200), ms(i), 100);
         }
-        recorder.record(Outcome::Unavailable(Unavailable::Overloaded), ms(1), 81);
+        recorder.record(Outcome::Unavailable(Unavailable::Overloaded(Where::First)), ms(1), 81);
         recorder.record(Outcome::Unavailable(Unavailable::Other), ms(3), 0);
         recorder.record(Outcome::Timeout, ms(10_000), 0);
         recorder.record(Outcome::Failed(ConnectionError::Refused), ms(2), 0);
+        (0..8).for_each(|_| recorder.record_server(b"envoy"));
         recorder
     }
 
@@ -281,6 +332,7 @@ pub(crate) mod tests {
             unsent: 0,
             unfinished: 0,
             connections_opened: 3,
+            warm_up_requests: 0,
         }
     }
 
@@ -323,6 +375,23 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_breaker_behind_the_first_envoy_is_told_from_its_own() {
+        let mut recorder = recorder();
+        recorder.record(Outcome::Unavailable(Unavailable::Overloaded(Where::Behind)), Duration::from_millis(1), 81);
+        let causes = Report::new(&plan(), &recorder, facts()).unavailable_503;
+        assert_eq!((causes.overloaded.count, causes.overloaded_behind.count), (2, 1));
+    }
+
+    #[test]
+    fn the_histogram_holds_every_request_once() {
+        let report = Report::new(&plan(), &recorder(), facts());
+        assert_eq!(report.histogram.iter().map(|bar| bar.count).sum::<u64>(), report.requests);
+        let bars: Vec<_> = report.histogram.iter().take(4).map(|bar| (bar.up_to_ms, bar.count)).collect();
+        assert_eq!(bars, [(1.0, 2), (2.0, 2), (5.0, 4), (10.0, 1)], "what lies on an edge is up to it");
+        assert!(report.histogram.last().is_some_and(|bar| (bar.up_to_ms - 10_000.0).abs() < 1e-9 && bar.count == 1));
+    }
+
+    #[test]
     fn nothing_at_all_is_a_report_too() {
         let facts = RunFacts { elapsed: Duration::ZERO, ..facts() };
         let report = Report::new(&plan(), &Recorder::new().unwrap(), facts);
@@ -338,14 +407,14 @@ pub(crate) mod tests {
         assert_eq!(
             keys(&json),
             "achieved_rate_per_s connection_errors connections connections_opened elapsed_s \
-             ended_by error_percent errors guard_tripped latency method pacing protocol \
-             received_bytes requests start_lag statuses timeout_ms timeouts unavailable_503 \
-             unfinished unsent url"
+             ended_by error_percent errors guard_tripped histogram http2_connections latency \
+             method pacing protocol received_bytes requests servers start_lag statuses timeout_ms \
+             timeouts unavailable_503 unfinished unsent url warm_up_requests warm_up_s"
         );
-        assert_eq!(keys(&json["latency"]), "max_ms mean_ms min_ms p50_ms p90_ms p999_ms p99_ms");
+        assert_eq!(keys(&json["latency"]), "max_ms mean_ms min_ms p50_ms p90_ms p95_ms p999_ms p99_ms");
         assert_eq!(keys(&json["statuses"]), "200 503");
         assert_eq!(keys(&json["statuses"]["200"]), "count latency percent");
-        assert_eq!(keys(&json["unavailable_503"]), "no_healthy_upstream other overloaded");
+        assert_eq!(keys(&json["unavailable_503"]), "no_healthy_upstream other overloaded overloaded_behind");
         assert_eq!(keys(&json["connection_errors"]), "by_kind count latency percent");
         assert_eq!(
             keys(&json["connection_errors"]["by_kind"]),

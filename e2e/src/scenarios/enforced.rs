@@ -25,7 +25,7 @@ use golden::{Golden, text};
 use verdict::{Tally, judge};
 
 /// Goldens whose world this cluster cannot have, and why.
-const IMPOSSIBLE: [(&str, &str); 8] = [
+const IMPOSSIBLE: [(&str, &str); 9] = [
     ("canary-of-flagger", OTHER_HAND),
     ("canary-of-flagger-primary", OTHER_HAND),
     ("merge-beside-a-block-of-its-owner", OTHERS_BLOCK),
