@@ -651,10 +651,10 @@ async fn a_sidecar_that_hides_the_host_and_routes_of_the_gateway_api_are_told() 
 #[tokio::test]
 async fn what_may_not_be_listed_in_all_namespaces_is_read_nearby_and_said() {
     let stage = Stage::with_clients().await;
-    stage.fake.fault("list sidecars", Fault::Answer(403, "sidecars is forbidden"));
+    stage.fake.fault("list httproutes", Fault::Answer(403, "httproutes is forbidden"));
     let json = stage.json(0, &["explain", "shop", "--client", "web/front"]).await;
     let said = json["notObserved"].as_array().unwrap();
-    let line = "Sidecars of all namespaces: you may not list them, and only those of istio-system, ns, web were read";
+    let line = "HTTPRoutes of all namespaces: you may not list them, and only those of istio-system, ns, web were read";
     assert!(said.contains(&json!(line)), "{json}");
     stage.fake.fault("list grpcroutes", Fault::Answer(404, "404 page not found"));
     let json = stage.json(0, &["explain", "shop", "--client", "web/front"]).await;

@@ -59,6 +59,9 @@ pub struct Around {
     pub(super) unread: Vec<String>,
 }
 
+/// Istio's kinds that speak of a host. Sidecars are read as what their workloads see.
+const SPEAKING: [Kind; 2] = [Kind::DestinationRule, Kind::VirtualService];
+
 /// Kinds of workloads, in the order in which a name is looked for.
 const WORKLOADS: [(&str, &str, &str); 4] = [
     ("apps/v1", "Deployment", "deployments"),
@@ -84,7 +87,7 @@ impl Reader {
         near: &BTreeSet<String>,
         settings: &Settings,
     ) -> Result<Around, Vec<String>> {
-        let istio = Kind::ALL.map(|kind| istio_resource(kind.as_str(), kind.plural()));
+        let istio = SPEAKING.map(|kind| istio_resource(kind.as_str(), kind.plural()));
         let gateway = GatewayRouteKind::ALL.map(|kind| resource(GATEWAY_API_VERSION, kind.as_str(), kind.plural()));
         let sidecar = istio_resource("Sidecar", "sidecars");
         let resources: Vec<_> = istio.into_iter().chain(gateway).chain([sidecar]).collect();
@@ -105,7 +108,7 @@ impl Reader {
                     continue;
                 }
             };
-            let kind = Kind::ALL.into_iter().find(|kind| kind.plural() == resource.plural);
+            let kind = SPEAKING.into_iter().find(|kind| kind.plural() == resource.plural);
             let route = GatewayRouteKind::ALL.into_iter().find(|kind| kind.plural() == resource.plural);
             for object in found {
                 let spec = object.data.get("spec").unwrap_or(&Value::Null);
