@@ -5,13 +5,13 @@
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
 use crate::{
-    api::{GeneratedRef, Mode, Ownership, Resilience},
-    diff::{Diff, describe, diff},
+    api::{Coexistence, GeneratedRef, Mode, Ownership, Resilience},
+    diff::{Diff, contest, describe, diff},
     istio::Existing,
     observed::Observed,
     status::{Frozen, Outcome},
-    translate::{Desired, translate},
-    validate::{Owner, Refusal, Settings, Valid, is_ours, validate},
+    translate::{Desired, DesiredObject, translate},
+    validate::{Owner, Refusal, Settings, Valid, is_co_owned, is_ours, validate},
 };
 
 /// What is to be done.
@@ -41,15 +41,18 @@ pub struct Plan {
 pub fn decide(resilience: &Resilience, observed: &Observed, settings: &Settings) -> Step {
     let valid = match validate(resilience, observed, settings) {
         Ok(valid) => valid,
-        Err(refusal @ Refusal::Superseded(_)) => return Step::Release(refusal.into()),
-        Err(refusal) => return Step::Leave(refusal.into()),
+        Err(refusal) => return refused(resilience, observed, refusal),
     };
     let desired = translate(&valid);
     let diff = diff(&desired, &valid.owner, &observed.existing);
     match valid.mode {
-        Mode::Enforce => Step::Apply(Box::new(Plan { valid, desired, diff })),
+        Mode::Enforce => match contested(&diff, &observed.existing) {
+            // Nothing of it: a rule comes before its routes, and what stands there meanwhile stays.
+            Some(sentence) => Step::Leave(Outcome::FieldConflict(Box::new(valid), sentence)),
+            None => Step::Apply(Box::new(Plan { valid, desired, diff })),
+        },
         Mode::Observe => {
-            let would = desired.objects().iter().map(|object| format!("{} {}", object.kind, object.name)).collect();
+            let would = desired.objects().iter().map(DesiredObject::called).collect();
             Step::Release(Outcome::Observing(Box::new(valid), would))
         }
         Mode::Suspend => {
@@ -57,6 +60,27 @@ pub fn decide(resilience: &Resilience, observed: &Observed, settings: &Settings)
             Step::Leave(Outcome::Suspended(Box::new(valid), frozen))
         }
     }
+}
+
+/// What was generated from an earlier version of a policy that is refused stays; but not where an older
+/// one has overtaken it, nor in somebody else's object once the policy refuses to share.
+fn refused(resilience: &Resilience, observed: &Observed, refusal: Refusal) -> Step {
+    let owner = Owner::of(resilience);
+    let unwanted = resilience.spec.coexistence == Coexistence::Refuse
+        && observed.existing.iter().any(|object| is_co_owned(object, &owner));
+    match refusal {
+        Refusal::Conflicted(message) if unwanted => Step::Release(Outcome::Superseded(message)),
+        refusal @ Refusal::Superseded(_) => Step::Release(refusal.into()),
+        refusal => Step::Leave(refusal.into()),
+    }
+}
+
+/// Why blocks cannot be written into somebody else's object, as far as that is seen beforehand.
+fn contested(diff: &Diff, existing: &[Existing]) -> Option<String> {
+    diff.apply.iter().find_map(|write| {
+        let there = existing.iter().find(|there| there.kind == write.object.kind && there.name == write.object.name)?;
+        contest(&write.object, &write.changes, there)
+    })
 }
 
 impl Step {
@@ -81,12 +105,15 @@ impl Step {
 }
 
 /// What there is of a policy.
-fn held(owner: &Owner, existing: &[Existing]) -> Vec<GeneratedRef> {
-    let ours = existing.iter().filter(|object| !object.deleting && is_ours(object, owner));
-    let held = |object: &Existing| GeneratedRef {
-        kind: object.kind.as_str().to_owned(),
-        name: object.name.clone(),
-        ownership: Ownership::Created,
-    };
-    ours.map(held).collect()
+pub(crate) fn held(owner: &Owner, existing: &[Existing]) -> Vec<GeneratedRef> {
+    let held = existing.iter().filter_map(|object| {
+        let ownership = match (is_ours(object, owner), is_co_owned(object, owner)) {
+            (true, _) if object.deleting => return None,
+            (true, _) => Ownership::Created,
+            (false, true) => Ownership::CoOwned,
+            (false, false) => return None,
+        };
+        Some(GeneratedRef { kind: object.kind.as_str().to_owned(), name: object.name.clone(), ownership })
+    });
+    held.collect()
 }

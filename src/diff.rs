@@ -10,10 +10,11 @@ use std::fmt;
 use serde_json::Value;
 
 use crate::{
-    api::Duration,
-    istio::{Existing, Kind},
+    api::{Duration, Ownership},
+    istio::{Existing, Kind, SHARED_BLOCKS},
+    names,
     translate::{Desired, DesiredObject},
-    validate::Owner,
+    validate::{Owner, is_co_owned, is_ours},
 };
 
 /// The writes that are missing. Empty at rest.
@@ -23,13 +24,15 @@ pub struct Diff {
     pub apply: Vec<Write>,
     /// To delete, in order: VirtualServices first, Sidecars last.
     pub prune: Vec<Prune>,
+    /// To give back: objects of others that stay, without our blocks.
+    pub release: Vec<Release>,
 }
 
 impl Diff {
     /// Nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.apply.is_empty() && self.prune.is_empty()
+        self.apply.is_empty() && self.prune.is_empty() && self.release.is_empty()
     }
 }
 
@@ -55,6 +58,17 @@ pub struct Prune {
     /// Its name.
     pub name: String,
     /// Precondition of the deletion.
+    pub uid: Option<String>,
+}
+
+/// One object of somebody else that is to lose our blocks and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Release {
+    /// Which kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+    /// Precondition of the write.
     pub uid: Option<String>,
 }
 
@@ -111,8 +125,11 @@ pub fn diff(desired: &Desired, owner: &Owner, existing: &[Existing]) -> Diff {
     let objects = desired.objects();
     for object in objects.clone() {
         // One that is on its way out counts as gone: applied again, it comes back when it has left.
-        let there =
-            existing.iter().find(|there| there.kind == object.kind && there.name == object.name && !there.deleting);
+        // One of somebody else counts until it has gone: istiod heeds it as long (claim R1.2b).
+        let there = existing.iter().find(|there| {
+            let counts = !there.deleting || object.ownership == Ownership::CoOwned;
+            there.kind == object.kind && there.name == object.name && counts
+        });
         let changes = there.map(|there| changes(&object, there)).unwrap_or_default();
         if there.is_none() || !changes.is_empty() {
             let uid = there.and_then(|there| there.uid.clone());
@@ -123,11 +140,23 @@ pub fn diff(desired: &Desired, owner: &Owner, existing: &[Existing]) -> Diff {
         let orphans = existing.iter().filter(|there| {
             there.kind == kind
                 && !there.deleting
-                && crate::validate::is_ours(there, owner)
+                && is_ours(there, owner)
                 && !objects.iter().any(|object| object.kind == kind && object.name == there.name)
         });
         diff.prune.extend(orphans.map(|there| Prune { kind, name: there.name.clone(), uid: there.uid.clone() }));
     }
+    // Last: what takes their place is there by then.
+    let left = existing.iter().filter(|there| {
+        let wanted = |object: &DesiredObject| {
+            object.ownership == Ownership::CoOwned && object.kind == there.kind && object.name == there.name
+        };
+        is_co_owned(there, owner) && !is_ours(there, owner) && !objects.iter().any(wanted)
+    });
+    diff.release.extend(left.map(|there| Release {
+        kind: there.kind,
+        name: there.name.clone(),
+        uid: there.uid.clone(),
+    }));
     diff
 }
 
@@ -136,6 +165,19 @@ pub fn diff(desired: &Desired, owner: &Owner, existing: &[Existing]) -> Diff {
 pub fn changes(object: &DesiredObject, there: &Existing) -> Vec<Change> {
     let mut changes = metadata_changes(object, there);
     let root = serde_json::json!({ "spec": there.spec });
+    match object.ownership {
+        Ownership::Created => {}
+        Ownership::CoOwned => {
+            for block in SHARED_BLOCKS {
+                let path = ["spec", "trafficPolicy", block];
+                let want = at(&object.json, &path);
+                // A block that we do not want is none of our business unless it is ours.
+                let have = at(&root, &path).filter(|have| want.is_some() || has_ours(have, block, there));
+                compare(path.map(str::to_owned).to_vec(), have, want, &mut changes);
+            }
+            return changes;
+        }
+    }
     for path in owned(object.kind) {
         compare(path.iter().map(ToString::to_string).collect(), at(&root, path), at(&object.json, path), &mut changes);
     }
@@ -143,6 +185,134 @@ pub fn changes(object: &DesiredObject, there: &Existing) -> Vec<Change> {
         compare(path.iter().map(ToString::to_string).collect(), at(&root, path), None, &mut changes);
     }
     changes
+}
+
+/// Whether a field that stands in a co-owned object at `path` of its traffic policy, or one below it, is ours:
+/// nobody else claims it.
+fn has_ours(have: &Value, path: &str, there: &Existing) -> bool {
+    match have {
+        Value::Object(fields) if !fields.is_empty() => {
+            fields.iter().any(|(key, value)| has_ours(value, &format!("{path}.{key}"), there))
+        }
+        _ => there.co_owner_uid().is_some() && there.claimants(path).is_empty(),
+    }
+}
+
+/// Why blocks cannot stand in an object of somebody else: which of their fields have other values, and who
+/// set them. `None` if nobody minds. Equal values are no conflict, for the API server neither: two managers
+/// may own one field.
+#[must_use]
+pub fn contest(object: &DesiredObject, changes: &[Change], there: &Existing) -> Option<String> {
+    if object.ownership != Ownership::CoOwned {
+        return None;
+    }
+    let mut held: Vec<(String, Vec<String>)> = Vec::new();
+    for change in changes {
+        let path = change.path.join(".");
+        let (Some(have), Some(field)) = (&change.have, path.strip_prefix("spec.trafficPolicy.")) else { continue };
+        let mut holders = there.claimants(field);
+        if holders.is_empty() && there.co_owner_uid().is_none() {
+            holders.push("somebody whom the API server does not name");
+        }
+        // What is left of a block that we give up is theirs, and stays.
+        if holders.is_empty() || (change.want.is_none() && SHARED_BLOCKS.contains(&field)) {
+            continue;
+        }
+        let field = format!("{path} ({have})");
+        for holder in holders {
+            match held.iter_mut().find(|(known, _)| known == holder) {
+                Some((_, fields)) => fields.push(field.clone()),
+                None => held.push((holder.to_owned(), vec![field.clone()])),
+            }
+        }
+    }
+    let held: Vec<String> =
+        held.iter().map(|(holder, fields)| format!("{holder} owns {}", fields.join(", "))).collect();
+    (!held.is_empty()).then(|| {
+        format!(
+            "{} {}/{}: {}; a block has one owner: take it out there, or out of this policy",
+            there.kind,
+            there.namespace,
+            there.name,
+            held.join(" and ")
+        )
+    })
+}
+
+/// A co-owned object as it is once it has been given back.
+#[must_use]
+pub fn without_ours(there: &Existing) -> Existing {
+    let mut left = there.clone();
+    left.co_owner = None;
+    left.labels.remove(names::LABEL_CO_OWNER_UID);
+    if let Some(spec) = left.spec.as_object_mut()
+        && let Some(Value::Object(policy)) = spec.get_mut("trafficPolicy")
+    {
+        policy.retain(|block, value| !SHARED_BLOCKS.contains(&block.as_str()) || keep_theirs(value, block, there));
+        if policy.is_empty() {
+            spec.remove("trafficPolicy");
+        }
+    }
+    left
+}
+
+/// Takes what is ours out of a value at `path`; whether anything is left.
+fn keep_theirs(value: &mut Value, path: &str, there: &Existing) -> bool {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|key, value| keep_theirs(value, &format!("{path}.{key}"), there));
+            !fields.is_empty()
+        }
+        _ => !there.claimants(path).is_empty(),
+    }
+}
+
+/// The patch that takes out blocks of which nothing would be left once our fields are gone, but that
+/// somebody else owns as such: an apply leaves them behind as `null`, which Istio's CRD refuses. `want` is
+/// the spec that we apply then. `None` if there are none.
+#[must_use]
+pub fn emptied_patch(there: &Existing, want: &Value) -> Option<Value> {
+    let policy = there.spec.get("trafficPolicy")?;
+    let wanted = want.get("trafficPolicy").unwrap_or(&Value::Null);
+    let left = match emptied("", policy, wanted, there) {
+        Emptied::Whole => Value::Null,
+        Emptied::Parts(parts) if !parts.is_empty() => Value::Object(parts),
+        Emptied::Parts(_) => return None,
+    };
+    Some(serde_json::json!({ "spec": { "trafficPolicy": left } }))
+}
+
+/// What of a value would be left empty.
+enum Emptied {
+    /// All of it.
+    Whole,
+    /// These of its fields, each `null` or such fields.
+    Parts(serde_json::Map<String, Value>),
+}
+
+fn emptied(path: &str, have: &Value, want: &Value, there: &Existing) -> Emptied {
+    let Value::Object(fields) = have else { return Emptied::Parts(serde_json::Map::new()) };
+    let mut parts = serde_json::Map::new();
+    let mut stays = false;
+    for (key, value) in fields {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let wanted = want.get(key).unwrap_or(&Value::Null);
+        let shared = SHARED_BLOCKS.iter().any(|block| path.split('.').next() == Some(block));
+        if !shared || (!value.is_object() && (!wanted.is_null() || !there.claimants(&path).is_empty())) {
+            stays = true;
+        } else if value.is_object() {
+            match emptied(&path, value, wanted, there) {
+                Emptied::Whole => drop(parts.insert(key.clone(), Value::Null)),
+                Emptied::Parts(inner) => {
+                    stays = true;
+                    if !inner.is_empty() {
+                        parts.insert(key.clone(), Value::Object(inner));
+                    }
+                }
+            }
+        }
+    }
+    if stays { Emptied::Parts(parts) } else { Emptied::Whole }
 }
 
 fn metadata_changes(object: &DesiredObject, there: &Existing) -> Vec<Change> {
@@ -153,6 +323,12 @@ fn metadata_changes(object: &DesiredObject, there: &Existing) -> Vec<Change> {
             let path = ["metadata", "labels", key].map(str::to_owned).to_vec();
             changes.push(Change { path, have, want: Some(want.clone()) });
         }
+    }
+    let name = object.json.pointer("/metadata/annotations").and_then(|all| all.get(names::ANNOTATION_CO_OWNER));
+    let have = there.co_owner.as_ref().map(|value| Value::String(value.clone()));
+    if name.is_some() && have.as_ref() != name {
+        let path = ["metadata", "annotations", names::ANNOTATION_CO_OWNER].map(str::to_owned).to_vec();
+        changes.push(Change { path, have, want: name.cloned() });
     }
     for want in object.json.pointer("/metadata/ownerReferences").and_then(Value::as_array).into_iter().flatten() {
         let have = there.owners.iter().find(|have| want.get("uid").and_then(Value::as_str) == Some(&have.uid));
@@ -247,11 +423,16 @@ pub fn describe(diff: &Diff) -> Vec<String> {
     let writes = diff.apply.iter().map(|write| {
         let what = format!("{} {}", write.object.kind, write.object.name);
         if write.create {
-            format!("create {what}")
-        } else {
-            let why: Vec<String> = write.changes.iter().map(ToString::to_string).collect();
-            format!("update {what}: {}", why.join("; "))
+            return format!("create {what}");
         }
+        let verb = match write.object.ownership {
+            Ownership::Created => "update",
+            Ownership::CoOwned => "merge into",
+        };
+        let why: Vec<String> = write.changes.iter().map(ToString::to_string).collect();
+        format!("{verb} {what}: {}", why.join("; "))
     });
-    writes.chain(diff.prune.iter().map(|prune| format!("delete {} {}", prune.kind, prune.name))).collect()
+    let prunes = diff.prune.iter().map(|prune| format!("delete {} {}", prune.kind, prune.name));
+    let releases = diff.release.iter().map(|release| format!("give back {} {}", release.kind, release.name));
+    writes.chain(prunes).chain(releases).collect()
 }

@@ -27,6 +27,13 @@ pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// A uid fits a label value (63 characters); a name of 253 does not.
 pub const LABEL_OWNER_UID: &str = "resilience.dev/owner-uid";
 
+/// Holds, on somebody else's object of which some blocks are ours, the uid of the `Resilience`. Not
+/// [`LABEL_OWNER_UID`]: what carries that one is deleted with the policy, and this never is.
+pub const LABEL_CO_OWNER_UID: &str = "resilience.dev/co-owner-uid";
+/// Holds its name beside it, by which those are found whose policy went while nobody looked. An annotation:
+/// a name may be longer than a label's value.
+pub const ANNOTATION_CO_OWNER: &str = "resilience.dev/co-owner";
+
 /// Group and version of the Istio objects that we write.
 pub const ISTIO_API_VERSION: &str = "networking.istio.io/v1";
 /// Group of the Istio objects that we write.

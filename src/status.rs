@@ -43,6 +43,12 @@ pub enum Outcome {
     Refused(Box<Valid>, Failure),
     /// A write failed. Tried again with backoff.
     Failed(Box<Valid>, Failure),
+    /// Somebody else has a field of the blocks that were to be shared, with another value; which, and who.
+    /// Nothing is forced. Heals when they leave it.
+    FieldConflict(Box<Valid>, String),
+    /// Everything is as desired, but a field of the co-owned object that is not ours keeps our blocks from
+    /// some clients. Heals when it goes.
+    ForeignFields(Box<Valid>, Applied, String),
 }
 
 /// A write that failed or was refused.
@@ -86,6 +92,16 @@ impl From<Refusal> for Outcome {
 }
 
 impl Outcome {
+    /// What follows when the API server holds everything as desired.
+    #[must_use]
+    pub fn held(valid: Valid, applied: Applied) -> Self {
+        let narrowed = valid.merge.as_ref().and_then(|merge| merge.narrowed.clone());
+        match narrowed {
+            None => Self::Programmed(Box::new(valid), applied),
+            Some(sentence) => Self::ForeignFields(Box::new(valid), applied, sentence),
+        }
+    }
+
     /// The policy, if it was legal.
     #[must_use]
     pub fn valid(&self) -> Option<&Valid> {
@@ -97,7 +113,9 @@ impl Outcome {
             | Self::Suspended(valid, _)
             | Self::Programmed(valid, _)
             | Self::Refused(valid, _)
-            | Self::Failed(valid, _) => Some(valid),
+            | Self::Failed(valid, _)
+            | Self::FieldConflict(valid, _)
+            | Self::ForeignFields(valid, ..) => Some(valid),
         }
     }
 
@@ -115,6 +133,8 @@ impl Outcome {
             Self::Programmed(..) => "programmed",
             Self::Refused(..) => "refused",
             Self::Failed(..) => "failed",
+            Self::FieldConflict(..) => "field-conflict",
+            Self::ForeignFields(..) => "foreign-fields",
         }
     }
 
@@ -131,6 +151,8 @@ impl Outcome {
             Self::Programmed(..) => Reason::Programmed,
             Self::Refused(..) => Reason::Refused,
             Self::Failed(..) => Reason::WriteFailed,
+            Self::FieldConflict(..) => Reason::FieldConflict,
+            Self::ForeignFields(..) => Reason::ForeignFields,
         }
     }
 
@@ -141,7 +163,11 @@ impl Outcome {
             Self::Rejected(violations) | Self::Unsupported(violations) => {
                 violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
             }
-            Self::Conflicted(message) | Self::Superseded(message) | Self::Waiting(message) => message.clone(),
+            Self::Conflicted(message)
+            | Self::Superseded(message)
+            | Self::Waiting(message)
+            | Self::FieldConflict(_, message)
+            | Self::ForeignFields(_, _, message) => message.clone(),
             Self::Observing(_, would) if would.is_empty() => {
                 "mode Observe: nothing is generated, and Enforce would not generate anything either".to_owned()
             }
@@ -168,7 +194,7 @@ impl Outcome {
 }
 
 fn held(generated: &[GeneratedRef]) -> String {
-    let names: Vec<String> = generated.iter().map(|object| format!("{} {}", object.kind, object.name)).collect();
+    let names: Vec<String> = generated.iter().map(GeneratedRef::called).collect();
     if names.is_empty() { "nothing".to_owned() } else { names.join(" and ") }
 }
 
@@ -224,7 +250,7 @@ fn next(old: &ResilienceStatus, generation: Option<i64>, outcome: &Outcome, now:
         Outcome::Programmed(..) => {
             (yes(Reason::Accepted, ""), yes(outcome.reason(), &message), no(Reason::Progressing, ""))
         }
-        Outcome::Refused(..) => {
+        Outcome::Refused(..) | Outcome::FieldConflict(..) | Outcome::ForeignFields(..) => {
             (yes(Reason::Accepted, ""), no(outcome.reason(), &message), yes(outcome.reason(), &message))
         }
         Outcome::Failed(..) => {
@@ -257,8 +283,10 @@ fn next(old: &ResilienceStatus, generation: Option<i64>, outcome: &Outcome, now:
             // Values of what the spec wants; whether they are there is for `Programmed` to say.
             describe(&mut status, valid, frozen.generated.clone());
         }
-        Outcome::Programmed(valid, applied) => describe(&mut status, valid, applied.generated.clone()),
-        Outcome::Refused(valid, _) | Outcome::Failed(valid, _) => {
+        Outcome::Programmed(valid, applied) | Outcome::ForeignFields(valid, applied, _) => {
+            describe(&mut status, valid, applied.generated.clone());
+        }
+        Outcome::Refused(valid, _) | Outcome::Failed(valid, _) | Outcome::FieldConflict(valid, _) => {
             let generated = old.targets.first().map(|target| target.generated.clone()).unwrap_or_default();
             let effective = std::mem::take(&mut status.effective);
             describe(&mut status, valid, generated);
@@ -287,12 +315,8 @@ fn describe(status: &mut ResilienceStatus, valid: &Valid, generated: Vec<Generat
 }
 
 fn left_in_place(old: &ResilienceStatus) -> String {
-    let names: Vec<String> = old
-        .targets
-        .iter()
-        .flat_map(|target| &target.generated)
-        .map(|object| format!("{} {}", object.kind, object.name))
-        .collect();
+    let names: Vec<String> =
+        old.targets.iter().flat_map(|target| &target.generated).map(GeneratedRef::called).collect();
     if names.is_empty() {
         "nothing was generated".to_owned()
     } else {

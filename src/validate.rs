@@ -7,6 +7,7 @@
 mod arithmetic;
 mod effective;
 mod gate;
+mod merge;
 mod neighbours;
 mod resolve;
 mod server_side;
@@ -24,7 +25,8 @@ use crate::{
 };
 
 pub use arithmetic::{default_max_percent, ejectable};
-pub(crate) use neighbours::is_ours;
+pub use merge::Merge;
+pub(crate) use neighbours::{is_co_owned, is_ours};
 pub use valid::{Budget, Owner, Policy, ResolvedEjection, ResolvedRetries, ServerLimits, Valid};
 
 /// What the operator was told about the cluster, as far as decisions depend on it.
@@ -123,6 +125,7 @@ pub fn validate(resilience: &Resilience, observed: &Observed, settings: &Setting
     // First: a Sidecar of ours must go for another's, whatever else is in the way.
     server_side::look(&valid, observed, settings)?;
     let wants = valid.wants();
+    valid.merge = merge::find(spec, &valid, wants, &observed.existing, settings).map_err(Refusal::Conflicted)?;
     let neighbours = neighbours::look(&valid, wants, observed, settings).map_err(Refusal::Conflicted)?;
     let routes_owner = &neighbours.routes.owner;
     if let Some(other) = routes_owner {
@@ -134,7 +137,7 @@ pub fn validate(resilience: &Resilience, observed: &Observed, settings: &Setting
     }
     valid.effective = effective::effective(spec, &valid, service, routes_owner.is_none());
     let left_out = gate::gate(spec, &mut valid, &observed.istio).map_err(Refusal::Unsupported)?;
-    valid.warnings = warnings::warnings(spec, &valid, service, observed, &neighbours);
+    valid.warnings = warnings::warnings(spec, &valid, service, observed, &neighbours, settings);
     valid.warnings.extend(left_out);
     Ok(valid)
 }

@@ -125,7 +125,8 @@ impl State {
 
     fn remove(&mut self, key: &Key) -> Option<Value> {
         let mut object = self.objects.remove(key)?;
-        self.applied.remove(key);
+        let beginning = key.0.clone() + "/";
+        self.applied.retain(|slot, _| !slot.0.starts_with(&beginning) || (&slot.1, &slot.2) != (&key.1, &key.2));
         self.version += 1;
         object["metadata"]["resourceVersion"] = self.version.to_string().into();
         self.tell("DELETED", &key.0, &object);
@@ -145,7 +146,19 @@ impl State {
         missing.first().map(|path| format!("failed to create typed patch object: {path}: field not declared in schema"))
     }
 
-    fn apply(&mut self, key: &Key, mut config: Value, status: bool) -> Result<Value, (u16, Value)> {
+    /// As somebody else's `kubectl apply --server-side`.
+    pub fn apply_as(&mut self, plural: &str, config: Value, manager: &str) -> Result<Value, (u16, Value)> {
+        self.apply(&key(plural, &config), config, false, manager, false)
+    }
+
+    fn apply(
+        &mut self,
+        key: &Key,
+        mut config: Value,
+        status: bool,
+        manager: &str,
+        force: bool,
+    ) -> Result<Value, (u16, Value)> {
         let meta = config["metadata"].as_object_mut().unwrap();
         let (version, uid) = (meta.remove("resourceVersion"), meta.remove("uid"));
         let live = self.objects.get(key).cloned();
@@ -162,12 +175,41 @@ impl State {
             None if uid.is_some() || status => return Err((409, refusal(409, "uid mismatch", ""))),
             _ => {}
         }
-        let slot = (key.0.clone() + if status { "/status" } else { "" }, key.1.clone(), key.2.clone());
+        let part = if status { "/status" } else { "" };
+        let mine = (key.0.clone() + part + "/" + manager, key.1.clone(), key.2.clone());
+        let beginning = key.0.clone() + part + "/";
+        let others: Vec<(String, Value)> = self
+            .applied
+            .iter()
+            .filter(|(slot, _)| {
+                slot.0.starts_with(&beginning) && **slot != mine && (&slot.1, &slot.2) == (&key.1, &key.2)
+            })
+            .map(|(slot, config)| (slot.0[beginning.len()..].to_owned(), config.clone()))
+            .collect();
+        let mut conflicts = Vec::new();
+        for (other, has) in &others {
+            contested(&has["spec"], &config["spec"], ".spec", other, &mut conflicts);
+        }
+        if !force && !conflicts.is_empty() {
+            let mut status = refusal(409, &format!("Apply failed with {} conflicts", conflicts.len()), "");
+            status["details"]["causes"] = conflicts.into();
+            return Err((409, status));
+        }
         let mut next = live.clone().unwrap_or_else(|| json!({}));
-        if let Some(before) = self.applied.insert(slot, config.clone()) {
-            disown(&mut next, &before, &config);
+        if let Some(before) = self.applied.insert(mine, config.clone()) {
+            let mut stays = config.clone();
+            for (_, config) in &others {
+                merge(&mut stays, config);
+            }
+            disown(&mut next, &before, &stays);
         }
         merge(&mut next, &config);
+        let booked = others.iter().map(|(manager, config)| (manager.as_str(), config)).chain([(manager, &config)]);
+        if !status {
+            next["metadata"]["managedFields"] = booked
+                .map(|(manager, config)| json!({"manager": manager, "operation": "Apply", "fieldsV1": {"f:spec": fields(&config["spec"])}}))
+                .collect();
+        }
         Ok(self.settle(key, live, next))
     }
 
@@ -200,6 +242,29 @@ fn undeclared(schema: &Value, value: &Value, at: &str, missing: &mut Vec<String>
     for inner in value.as_array().into_iter().flatten() {
         undeclared(&schema["items"], inner, at, missing);
     }
+}
+
+/// Fields that one manager has with another value than an apply wants.
+fn contested(has: &Value, wants: &Value, at: &str, manager: &str, causes: &mut Vec<Value>) {
+    match (has, wants) {
+        (Value::Object(has), Value::Object(wants)) => {
+            for (key, wants) in wants {
+                contested(has.get(key).unwrap_or(&Value::Null), wants, &format!("{at}.{key}"), manager, causes);
+            }
+        }
+        (Value::Null, _) | (_, Value::Null) => {}
+        (has, wants) if has == wants => {}
+        _ => causes.push(json!({
+            "reason": "FieldManagerConflict", "field": at,
+            "message": format!("conflict with {manager:?} using networking.istio.io/v1"),
+        })),
+    }
+}
+
+/// A value as the API server books its fields.
+fn fields(value: &Value) -> Value {
+    let inner = value.as_object().into_iter().flatten().map(|(key, value)| (format!("f:{key}"), fields(value)));
+    Value::Object(inner.collect())
 }
 
 fn key(plural: &str, object: &Value) -> Key {
@@ -343,11 +408,15 @@ impl Fake {
                 json!([{"name": "httproutes", "kind": "HTTPRoute"}, {"name": "grpcroutes", "kind": "GRPCRoute"}]);
             return json_body(200, &json!({"kind": "APIResourceList", "resources": kinds}));
         }
+        if parts.uri.path().split('/').count() == 4 && parts.uri.path().starts_with("/apis/") {
+            return json_body(200, &discovery());
+        }
         let (key, subresource) = route(parts.uri.path());
         if self.state().barred.contains(&(key.0.clone(), key.1.clone())) {
             return json_body(403, &refusal(403, "forbidden", ""));
         }
-        let call = name(&parts.method, &key, subresource, apply, &body);
+        let force = parameter(&query, "force") == Some("true");
+        let call = name(&parts.method, &key, subresource, apply, force, &body);
         let fault = {
             let mut state = self.state();
             if parts.method != Method::GET && key.0 != "events" {
@@ -374,7 +443,7 @@ impl Fake {
         let answer = if parts.method == Method::GET && key.2.is_empty() {
             Ok(self.list(&key, &query))
         } else {
-            self.serve(&parts.method, &key, subresource, apply, body)
+            self.serve(&parts.method, &key, subresource, apply, &query, body)
         };
         if panics {
             return Response::new(Body::from_stream(stream::poll_fn(
@@ -423,6 +492,7 @@ impl Fake {
         key: &Key,
         subresource: bool,
         apply: bool,
+        query: &str,
         body: Value,
     ) -> Result<Value, (u16, Value)> {
         let mut state = self.state();
@@ -438,7 +508,27 @@ impl Fake {
                 state.remove(key);
                 Ok(json!({"kind": "Status", "status": "Success"}))
             }
-            Method::PATCH if apply => state.apply(key, body, subresource),
+            Method::POST if key.0 != "events" => {
+                let key =
+                    self::key(&key.0, &json!({"metadata": {"namespace": key.1, "name": body["metadata"]["name"]}}));
+                if state.objects.contains_key(&key) {
+                    return Err((409, refusal(409, "already exists", "")));
+                }
+                let mut object = body;
+                object["metadata"]["namespace"] = key.1.clone().into();
+                Ok(state.settle(&key, None, object))
+            }
+            Method::PUT => {
+                let live = state.objects.get(key).cloned().ok_or(missing)?;
+                if body["metadata"]["resourceVersion"] != live["metadata"]["resourceVersion"] {
+                    return Err((409, refusal(409, "the object has been modified", "")));
+                }
+                Ok(state.settle(key, Some(live), body))
+            }
+            Method::PATCH if apply => {
+                let manager = parameter(query, "fieldManager").unwrap_or_default().to_owned();
+                state.apply(key, body, subresource, &manager, parameter(query, "force") == Some("true"))
+            }
             Method::PATCH => {
                 let live = state.objects.get(key).cloned().ok_or(missing)?;
                 let version = &body["metadata"]["resourceVersion"];
@@ -496,7 +586,7 @@ fn route(path: &str) -> (Key, bool) {
 }
 
 /// What a call is called in tests.
-fn name(method: &Method, key: &Key, subresource: bool, apply: bool, body: &Value) -> String {
+fn name(method: &Method, key: &Key, subresource: bool, apply: bool, force: bool, body: &Value) -> String {
     let (plural, _, name) = key;
     let meta = &body["metadata"];
     let verb = match *method {
@@ -504,13 +594,23 @@ fn name(method: &Method, key: &Key, subresource: bool, apply: bool, body: &Value
         Method::GET => "get",
         Method::DELETE => "delete",
         _ if subresource => "status",
+        Method::PATCH if apply && !force && body.get("spec").is_none() => "give-back",
+        Method::PATCH if apply && !force => "merge",
         Method::PATCH if apply && meta.get("uid").is_some() => "update",
         Method::PATCH if apply && meta.get("resourceVersion").is_some() => "create",
         Method::PATCH if apply => "apply-without-precondition",
         Method::PATCH => "strip",
+        Method::PUT => "replace",
         _ => "post",
     };
     format!("{verb} {plural}/{name}")
+}
+
+/// Whatever is asked for is served.
+fn discovery() -> Value {
+    let resource = |name| json!({"name": name, "singularName": "", "namespaced": true, "kind": "K", "verbs": []});
+    let served = ["resiliences", "destinationrules", "virtualservices", "serviceentries", "sidecars"].map(resource);
+    json!({"kind": "APIResourceList", "groupVersion": "g/v", "resources": served})
 }
 
 fn json_body(code: u16, value: &Value) -> Response<Body> {

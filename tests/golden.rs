@@ -15,9 +15,9 @@ use resilience_operator::{
         world::{Beyond, Policy, World},
         yaml,
     },
-    diff::{describe, diff},
-    istio::{Existing, Kind, spec_faults},
-    names::LABEL_OWNER_UID,
+    diff::{contest, describe, diff},
+    istio::{Existing, Kind, Source, spec_faults},
+    names::{LABEL_CO_OWNER_UID, LABEL_OWNER_UID},
     status::{Applied, Frozen, Outcome, status},
     translate::translate,
     validate::{Owner, Settings, validate},
@@ -75,14 +75,19 @@ fn decided(policy: &Policy, world: &World) -> String {
         Err(refusal) => Outcome::from(refusal),
         Ok(valid) => {
             let desired = translate(&valid);
-            let missing = describe(&diff(&desired, &valid.owner, &observed.existing));
+            let diff = diff(&desired, &valid.owner, &observed.existing);
+            let missing = describe(&diff);
             match valid.mode {
                 Mode::Enforce => {}
                 Mode::Observe => {
                     for there in held(&valid.owner, &observed.existing) {
-                        text.extend(["# delete ", &there.kind, " ", &there.name, "\n"]);
+                        let verb = match there.ownership {
+                            Ownership::Created => "delete",
+                            Ownership::CoOwned => "give back",
+                        };
+                        text.extend(["# ", verb, " ", &there.kind, " ", &there.name, "\n"]);
                     }
-                    let wanted = desired.objects().into_iter().map(|object| format!("{} {}", object.kind, object.name));
+                    let wanted = desired.objects().into_iter().map(|object| object.called());
                     let outcome = Outcome::Observing(Box::new(valid), wanted.collect());
                     return text + &said(policy, resilience, &outcome);
                 }
@@ -92,17 +97,35 @@ fn decided(policy: &Policy, world: &World) -> String {
                     return text + &said(policy, resilience, &outcome);
                 }
             }
+            let of = |name: &str| {
+                observed.existing.iter().find(|there| there.kind == Kind::DestinationRule && there.name == name)
+            };
+            let contested =
+                diff.apply.iter().find_map(|write| contest(&write.object, &write.changes, of(&write.object.name)?));
+            if let Some(sentence) = contested {
+                return text + &said(policy, resilience, &Outcome::FieldConflict(Box::new(valid), sentence));
+            }
             for line in missing {
                 text.extend(["# ", &line, "\n"]);
             }
             let mut applied = Applied::default();
             for object in desired.objects() {
-                assert_eq!(spec_faults(object.kind, &object.json["spec"]), vec![], "{}", policy.place);
+                let faults = if object.ownership == Ownership::CoOwned {
+                    let mut spec = of(&object.name).expect("it is somebody's").spec.clone();
+                    merge(&mut spec, &object.json["spec"]);
+                    // What else is in it is its owner's: Istio's verdict counts, not our taste.
+                    let mut faults = spec_faults(object.kind, &spec);
+                    faults.retain(|fault| fault.source == Source::Istio);
+                    faults
+                } else {
+                    spec_faults(object.kind, &object.json["spec"])
+                };
+                assert_eq!(faults, vec![], "{}", policy.place);
                 text.push_str(&yaml::print(&object.json).expect("it can be printed"));
                 text.push_str("---\n");
-                applied.generated.push(generated(object.kind, &object.name));
+                applied.generated.push(object.reference());
             }
-            Outcome::Programmed(Box::new(valid), applied)
+            Outcome::held(valid, applied)
         }
     };
     text + &said(policy, resilience, &outcome)
@@ -110,12 +133,24 @@ fn decided(policy: &Policy, world: &World) -> String {
 
 /// What there is of a policy.
 fn held(owner: &Owner, existing: &[Existing]) -> Vec<GeneratedRef> {
-    let ours = existing.iter().filter(|one| owner.uid.as_ref() == one.labels.get(LABEL_OWNER_UID));
-    ours.map(|one| generated(one.kind, &one.name)).collect()
+    let labels = [(LABEL_OWNER_UID, Ownership::Created), (LABEL_CO_OWNER_UID, Ownership::CoOwned)];
+    let held = existing.iter().filter_map(|one| {
+        let (_, ownership) = labels.into_iter().find(|(label, _)| owner.uid.as_ref() == one.labels.get(*label))?;
+        Some(GeneratedRef { kind: one.kind.as_str().to_owned(), name: one.name.clone(), ownership })
+    });
+    held.collect()
 }
 
-fn generated(kind: Kind, name: &str) -> GeneratedRef {
-    GeneratedRef { kind: kind.as_str().to_owned(), name: name.to_owned(), ownership: Ownership::Created }
+/// Server-side apply: maps are merged, everything else is replaced.
+fn merge(there: &mut Value, applied: &Value) {
+    match (there, applied) {
+        (Value::Object(there), Value::Object(applied)) => {
+            for (key, value) in applied {
+                merge(there.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (there, applied) => *there = applied.clone(),
+    }
 }
 
 /// The policy with its status after `outcome`.

@@ -5,9 +5,9 @@ use kube::api::ObjectMeta;
 use proptest::{collection, option, prelude::*, sample, string};
 use resilience_operator::{
     api::{
-        Blocks, Duration, Ejection, Limits, LocalityFailover, Method, Mode, PerClientLimits, PerServerLimits,
-        PortEntry, RETRIABLE_STATUS_CODES, Resilience, ResilienceSpec, Retries, RetryBudget, RetryOn, ServerMode,
-        TargetKind, TargetRef, Timeouts,
+        Blocks, Coexistence, Duration, Ejection, Limits, LocalityFailover, Method, Mode, PerClientLimits,
+        PerServerLimits, PortEntry, RETRIABLE_STATUS_CODES, Resilience, ResilienceSpec, Retries, RetryBudget, RetryOn,
+        ServerMode, TargetKind, TargetRef, Timeouts,
     },
     istio::Protocol,
     observed::{Discovery, Endpoints, Membership, Observed, PortView, ServiceView, Target},
@@ -210,6 +210,7 @@ prop_compose! {
         entry in any::<bool>(),
         common in blocks().prop_filter("whole", is_whole),
         server in option::of(per_server()),
+        coexistence in prop_oneof![3 => Just(Coexistence::Refuse), 1 => Just(Coexistence::Merge)],
         mode in prop_oneof![8 => Just(Mode::Enforce), 1 => Just(Mode::Observe), 1 => Just(Mode::Suspend)],
         ports in prop_oneof![2 => Just(Vec::new()), 1 => collection::vec(blocks(), 1..PORTS.len())],
     ) -> ResilienceSpec {
@@ -225,7 +226,7 @@ prop_compose! {
             limits.get_or_insert(Limits { per_client: None, per_server: None }).per_server = Some(server);
         }
         let ports = ports.collect();
-        ResilienceSpec { target_refs: vec![target], mode, limits, ejection, timeouts, retries, ports }
+        ResilienceSpec { target_refs: vec![target], mode, coexistence, limits, ejection, timeouts, retries, ports }
     }
 }
 

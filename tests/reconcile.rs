@@ -8,7 +8,7 @@ use resilience_operator::{
     controller::{self, GATE, Options},
     istio::Kind,
     names,
-    runtime::{admin::Health, metrics::Metrics},
+    runtime::{admin::Health, lease::term::Term, metrics::Metrics, writer::Writer},
 };
 use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fake::{Fake, Fault};
 
-const DR: &str = "destinationrules";
-const VS: &str = "virtualservices";
-const POLICIES: &str = "resiliences";
+pub const DR: &str = "destinationrules";
+pub const VS: &str = "virtualservices";
+pub const POLICIES: &str = "resiliences";
 
 pub struct Operator {
     pub metrics: Arc<Metrics>,
@@ -37,7 +37,8 @@ impl Operator {
         health.block(GATE, "not begun");
         let stop = CancellationToken::new();
         let options = Options { deadline: Duration::from_millis(300), ..options };
-        let run = controller::run(fake.client(), options, metrics.clone(), health.clone(), stop.clone());
+        let writer = Writer::through(fake.client(), Term::always());
+        let run = controller::run(fake.client(), writer, options, metrics.clone(), health.clone(), stop.clone());
         Self { metrics, health, stop, task: tokio::spawn(run) }
     }
 
@@ -121,7 +122,7 @@ pub async fn settle(fake: &Fake) {
     until_programmed(fake, &name).await;
 }
 
-fn writes_but_markers(fake: &Fake) -> Vec<String> {
+pub fn writes_but_markers(fake: &Fake) -> Vec<String> {
     fake.writes().into_iter().filter(|write| !write.contains("marker-")).collect()
 }
 
@@ -318,6 +319,30 @@ async fn a_panic_is_that_of_one_policy_and_heals() {
     until("the panic is counted", || operator.counted("resilience_operator_panics_total 1")).await;
     until_programmed(&fake, "bad").await;
     assert!(!operator.task.is_finished());
+}
+
+#[tokio::test]
+async fn a_service_or_slice_that_cannot_be_read_stops_nobody_and_stays_as_it_was_known() {
+    let fake = fake_with(&["web"]);
+    let mut odd = service("odd");
+    odd["spec"]["ports"] = json!("none");
+    fake.put("services", odd);
+    let mut slice = json!({"metadata": {"name": "odd", "namespace": "ns"}, "addressType": "IPv4"});
+    slice["endpoints"] = json!({"of": "tomorrow"});
+    fake.put("endpointslices", slice);
+    let operator = Operator::start(&fake);
+    until_programmed(&fake, "web").await;
+    fake.patch("services", "web", &json!({"spec": {"ports": "none"}}));
+    until("it is counted", || operator.counted(r#"resilience_operator_unreadable_objects_total{kind="Service"} 2"#))
+        .await;
+    // A list without it in our types is no list without it.
+    fake.break_watches("services");
+    settle(&fake).await;
+    assert_eq!(writes_but_markers(&fake), CREATION);
+    fake.put("services", service("odd"));
+    fake.put(POLICIES, policy("odd"));
+    until_programmed(&fake, "odd").await;
+    assert!(operator.counted(r#"resilience_operator_unreadable_objects_total{kind="EndpointSlice"} 1"#));
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ pub mod ejection;
 pub mod enforced;
 pub mod footprint;
 pub mod judged;
+pub mod leadership;
 pub mod leaves_nothing;
 pub mod lifecycle;
 pub mod limits;
@@ -60,6 +61,10 @@ pub const ON_THE_LAB: &[Scenario] = &[
     Scenario { name: "routes_of_the_gateway_api_are_named_and_the_policy_heals", run: neighbours::gateway_api },
     Scenario { name: "no_hand_over_loses_a_call", run: neighbours::lose_no_call },
     Scenario { name: "at_rest_nothing_is_written", run: at_rest::nothing_is_written },
+    Scenario { name: "a_leader_that_is_told_to_stop_is_followed_within_a_retry", run: leadership::told_to_stop },
+    Scenario { name: "a_killed_leader_is_followed_when_its_lease_is_over", run: leadership::killed },
+    Scenario { name: "a_stopped_leader_that_wakes_up_writes_nothing", run: leadership::stopped_and_woken },
+    Scenario { name: "a_leader_that_is_cut_off_ends_before_another_begins", run: leadership::cut_off },
     Scenario { name: "what_is_declared_is_what_envoy_enforces", run: enforced::is_declared },
     Scenario { name: "diff_and_explain_say_what_the_operator_does", run: command_line::tells },
     Scenario { name: "two_labs_live_side_by_side", run: side_by_side::live },

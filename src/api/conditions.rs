@@ -37,6 +37,12 @@ pub enum Reason {
     Refused,
     /// `Programmed=False`: a write failed; retried with backoff.
     WriteFailed,
+    /// `Programmed=False`: with `coexistence: Merge`, somebody else has a field of the blocks that would be
+    /// ours; the message has field and manager. Heals when they leave it.
+    FieldConflict,
+    /// `Programmed=False`: a field of the co-owned object that is not ours keeps our blocks from some
+    /// clients; the message names it. Heals when it goes.
+    ForeignFields,
     /// `Ready=True`.
     Ready,
     /// `Ready=False`: see `Accepted` and `Programmed`.
@@ -61,6 +67,8 @@ impl Reason {
             Self::NotAccepted => "NotAccepted",
             Self::Refused => "Refused",
             Self::WriteFailed => "WriteFailed",
+            Self::FieldConflict => "FieldConflict",
+            Self::ForeignFields => "ForeignFields",
             Self::Ready => "Ready",
             Self::NotReady => "NotReady",
             Self::Progressing => "Progressing",

@@ -72,11 +72,24 @@ pub struct GeneratedRef {
     pub ownership: Ownership,
 }
 
+impl GeneratedRef {
+    /// As it is named to people.
+    #[must_use]
+    pub fn called(&self) -> String {
+        match self.ownership {
+            Ownership::Created => format!("{} {}", self.kind, self.name),
+            Ownership::CoOwned => format!("our blocks in {} {}", self.kind, self.name),
+        }
+    }
+}
+
 /// Whose a generated object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Ownership {
     /// We created it and own the whole of it.
     Created,
+    /// Somebody else's; ours are some blocks of its traffic policy.
+    CoOwned,
 }
 
 /// One value in force.

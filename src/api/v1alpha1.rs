@@ -61,6 +61,9 @@ pub struct ResilienceSpec {
     /// Whether the policy acts, only reports, or leaves everything as it is.
     #[serde(default)]
     pub mode: Mode,
+    /// What becomes of the policy where somebody else has a DestinationRule for the host in this namespace.
+    #[serde(default)]
+    pub coexistence: Coexistence,
     /// How much may be asked of the Service at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
@@ -98,6 +101,7 @@ impl ResilienceSpec {
         Self {
             target_refs: Vec::new(),
             mode: Mode::default(),
+            coexistence: Coexistence::default(),
             limits: None,
             ejection: None,
             timeouts: None,
@@ -117,6 +121,17 @@ pub enum Mode {
     Observe,
     /// Leaves what is there as it is: nothing is written, repaired or removed until the policy is deleted.
     Suspend,
+}
+
+/// What becomes of a policy where somebody else has a DestinationRule for the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Coexistence {
+    /// It is not accepted: Istio would heed one of the two rules only.
+    #[default]
+    Refuse,
+    /// Limits, ejection and the retry budget stand in the other's rule, beside what its owner wrote there,
+    /// as long as nobody else has those blocks.
+    Merge,
 }
 
 /// One port that differs.

@@ -88,6 +88,12 @@ pub enum Code {
     /// The installed Istio has no such field; left out, since its value is what holds without it.
     #[serde(rename = "RES060")]
     FieldNotKnown,
+    /// The DestinationRule that holds our blocks has subsets: each counts for itself.
+    #[serde(rename = "RES061")]
+    SubsetsCountApart,
+    /// Another VirtualService sends the host's calls to other hosts: a rule for this one is never asked.
+    #[serde(rename = "RES062")]
+    RoutedToOthers,
     /// Some clients have another DestinationRule for the host: of their own namespace, or for their labels.
     #[serde(rename = "RES070")]
     RuleOfSomeClients,
@@ -117,7 +123,7 @@ pub enum Code {
 
 impl Code {
     /// All codes, in order.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 36] = [
         Self::PerClientLimitsServer,
         Self::PerClientLimitsEject,
         Self::ConnectionsQueue,
@@ -144,6 +150,8 @@ impl Code {
         Self::CallersWithoutSidecar,
         Self::AmbientWithoutWaypoint,
         Self::FieldNotKnown,
+        Self::SubsetsCountApart,
+        Self::RoutedToOthers,
         Self::RuleOfSomeClients,
         Self::NoRuleForSomeClients,
         Self::HidesRule,
@@ -184,6 +192,8 @@ impl Code {
             Self::CallersWithoutSidecar => "RES050",
             Self::AmbientWithoutWaypoint => "RES051",
             Self::FieldNotKnown => "RES060",
+            Self::SubsetsCountApart => "RES061",
+            Self::RoutedToOthers => "RES062",
             Self::RuleOfSomeClients => "RES070",
             Self::NoRuleForSomeClients => "RES071",
             Self::HidesRule => "RES072",

@@ -6,13 +6,18 @@ use super::{
     Io, Paint, Tone, all_told,
     diff::short,
     live::{Connection, Live, Reader, block_on},
+    neighbours::AskedClient,
     output::{Output, columns, count},
 };
 use crate::{
-    api::{Resilience, ResilienceSpec, TargetKind, TargetRef},
+    api::{Ownership, Resilience, ResilienceSpec, TargetKind, TargetRef},
     controller::world::Policy,
     names,
-    report::{EjectionLine, Page, PolicyPart, State, TargetPart, ValueLine, ValuesAre, bare, page},
+    observed::Observed,
+    report::{
+        ClientPart, EjectionLine, OthersLine, Page, PolicyPart, State, TargetPart, ValueLine, ValuesAre, bare, callee,
+        page,
+    },
     validate::Settings,
 };
 
@@ -24,12 +29,19 @@ use crate::{
 /// tells what Istio or Envoy do by default, and marks it so. It speaks of what the API server holds;
 /// what proxies have is not observed. Writes nothing.
 ///
+/// With --client it names the rules and routes that this client gets, as istiod looks them up, and what
+/// does not count for it, by which object and why; without, who gets something else than the policy's.
+/// Other namespaces are read for that, as far as you may.
+///
 /// Exit codes: 0 explained, 1 there is nothing of that name, 2 the question could not be answered (bad
 /// usage, no cluster, no permission).
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A Resilience, a Service or a ServiceEntry: NAME or KIND/NAME.
     name: Asked,
+    /// What this client gets: any workload of a namespace, or one of that name.
+    #[arg(long, value_name = "NAMESPACE[/WORKLOAD]")]
+    client: Option<AskedClient>,
     #[command(flatten)]
     cluster: Connection,
     /// How to print.
@@ -84,7 +96,8 @@ impl FromStr for Asked {
 pub fn run(args: &Args, io: &mut Io) -> anyhow::Result<ExitCode> {
     block_on(async {
         let chosen = args.cluster.choose().await?;
-        let (page, notes) = match explain(&chosen.reader, &args.name, &chosen.namespace, &chosen.settings).await {
+        let asked = (&args.name, args.client.as_ref());
+        let (page, notes) = match explain(&chosen.reader, asked, &chosen.namespace, &chosen.settings).await {
             Ok(answer) => answer,
             Err(faults) => return all_told(&faults, io).map(|()| ExitCode::from(2)),
         };
@@ -116,20 +129,53 @@ pub fn run(args: &Args, io: &mut Io) -> anyhow::Result<ExitCode> {
 /// What could not be read of the cluster, one line each.
 pub async fn explain(
     reader: &Reader,
-    asked: &Asked,
+    (asked, client): (&Asked, Option<&AskedClient>),
     namespace: &str,
     settings: &Settings,
 ) -> Result<(Option<Page>, Vec<String>), Vec<String>> {
     let live = reader.read(&BTreeSet::from([namespace.to_owned()]), settings).await?;
-    Ok((find(&live, asked, namespace, settings)?, live.notes))
+    let page = match find(&live, asked, namespace, settings)? {
+        Some(found) => Some(with_clients(reader, found, client, namespace, settings).await?),
+        None => None,
+    };
+    Ok((page, live.notes))
 }
 
-fn find(live: &Live, asked: &Asked, namespace: &str, settings: &Settings) -> Result<Option<Page>, Vec<String>> {
+/// A page, and what it rests on.
+struct Found {
+    page: Page,
+    target: Option<TargetRef>,
+    observed: Observed,
+}
+
+/// The page with what clients get.
+async fn with_clients(
+    reader: &Reader,
+    found: Found,
+    client: Option<&AskedClient>,
+    namespace: &str,
+    settings: &Settings,
+) -> Result<Page, Vec<String>> {
+    let Found { page, target, observed } = found;
+    let Some(target) = target else { return Ok(page) };
+    let (export_to, asked) = reader.both_sides(&target, namespace, client).await?;
+    let Some(callee) = callee(&target, namespace, &observed, export_to, settings) else { return Ok(page) };
+    let near = [Some(namespace), Some(settings.root_namespace.as_str()), client.map(|one| one.namespace.as_str())];
+    let near = near.into_iter().flatten().map(str::to_owned).collect();
+    let around = reader.around(&callee, &near, settings).await?;
+    let page = page.with_others(&around.neighbourhood, &callee, around.unread);
+    Ok(match asked {
+        Some((client, workload)) => page.with_client(&around.neighbourhood, &callee, &client, workload),
+        None => page,
+    })
+}
+
+fn find(live: &Live, asked: &Asked, namespace: &str, settings: &Settings) -> Result<Option<Found>, Vec<String>> {
     let world = &live.world;
     if matches!(asked.kind, None | Some(AskedKind::Policy)) {
         match world.policies.get(namespace, &asked.name).as_ref().map(|policy| &policy.view) {
             Some(Policy::Readable(policy)) => {
-                return Ok(Some(page(policy, &live.observe(policy), settings)));
+                return Ok(Some(of_policy(live, policy, settings)));
             }
             Some(Policy::Unreadable(_, error)) => {
                 return Err(vec![format!(
@@ -156,8 +202,14 @@ fn find(live: &Live, asked: &Asked, namespace: &str, settings: &Settings) -> Res
     Ok(None)
 }
 
+fn of_policy(live: &Live, policy: &Resilience, settings: &Settings) -> Found {
+    let observed = live.observe(policy);
+    let target = policy.spec.target_refs.first().cloned();
+    Found { page: page(policy, &observed, settings), target, observed }
+}
+
 /// The page of the policy that has the target; of several that is the oldest.
-fn of_target(live: &Live, target: &TargetRef, namespace: &str, settings: &Settings) -> Page {
+fn of_target(live: &Live, target: &TargetRef, namespace: &str, settings: &Settings) -> Found {
     let policies = live.world.policies.within(namespace);
     let for_it = policies.iter().filter_map(|policy| policy.view.readable()).filter(|policy| {
         policy.spec.target_refs.first() == Some(target) && policy.metadata.deletion_timestamp.is_none()
@@ -166,13 +218,14 @@ fn of_target(live: &Live, target: &TargetRef, namespace: &str, settings: &Settin
         (policy.metadata.creation_timestamp.as_ref().map(|time| time.0), policy.metadata.name.clone())
     };
     if let Some(policy) = for_it.min_by_key(age) {
-        return page(policy, &live.observe(policy), settings);
+        return of_policy(live, policy, settings);
     }
     // Nobody's policy, to look at the world from where the target stands.
     let mut nobody = Resilience::new("", ResilienceSpec::unread());
     nobody.metadata.namespace = Some(namespace.to_owned());
     nobody.spec.target_refs = vec![target.clone()];
-    bare(target, namespace, &live.observe(&nobody), settings)
+    let observed = live.observe(&nobody);
+    Found { page: bare(target, namespace, &observed, settings), target: Some(target.clone()), observed }
 }
 
 /// For people. Writing to a String cannot fail.
@@ -207,6 +260,14 @@ fn text(page: &Page, paint: Paint) -> String {
         page.rivals.iter().map(|rival| vec![format!("Resilience {rival}"), "is for the same target".to_owned()]);
     let beside: Vec<Vec<String>> = beside.chain(rivals).collect();
     text.push_str(&or_nothing(&beside, "no other DestinationRule, VirtualService or Resilience speaks of it"));
+    if !page.others.is_empty() {
+        heading(&mut text, "Who gets something else");
+        text.push_str(&columns(2, &page.others.iter().map(others).collect::<Vec<_>>()));
+    }
+    if let Some(client) = &page.client {
+        heading(&mut text, &client_heading(client));
+        text.push_str(&client_rows(page, client));
+    }
     if page.policy.is_some() {
         heading(&mut text, "Warnings");
         let warnings = page.warnings.iter().map(|warning| {
@@ -217,6 +278,53 @@ fn text(page: &Page, paint: Paint) -> String {
     }
     heading(&mut text, "Not observed");
     text.push_str(&columns(2, &page.not_observed.iter().map(|line| vec![line.clone()]).collect::<Vec<_>>()));
+    text
+}
+
+fn others(line: &OthersLine) -> Vec<String> {
+    let port = line.port.map(|port| format!(", port {port}")).unwrap_or_default();
+    let gets = line.gets.clone().unwrap_or_else(|| format!("no {}", line.kind));
+    vec![format!("{}{port}", line.clients), gets, line.why.clone()]
+}
+
+fn client_heading(client: &ClientPart) -> String {
+    match &client.workload {
+        Some(workload) => format!("For {workload} in namespace {}", client.namespace),
+        None => format!("For clients in namespace {}", client.namespace),
+    }
+}
+
+fn client_rows(page: &Page, client: &ClientPart) -> String {
+    if !client.sees_host {
+        return "  the host is not there for it: neither rules nor routes of it\n".to_owned();
+    }
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let mut rows = Vec::new();
+    for rule in page.destination_rules.iter().flatten() {
+        let part = if client.traffic_policy_of.as_ref() == Some(rule) { "its traffic policy" } else { "its subsets" };
+        rows.push(row("DestinationRule", format!("{rule}, {part}")));
+    }
+    if rows.is_empty() {
+        rows.push(row("DestinationRule", "none".to_owned()));
+    }
+    for port in &client.ports {
+        let whose = match (&port.virtual_service, port.observed) {
+            (_, false) => "not observed".to_owned(),
+            (Some(routes), true) => format!("VirtualService {routes}"),
+            (None, true) if port.gateway_routes.is_empty() => "Istio's own".to_owned(),
+            (None, true) => port.gateway_routes.join(", "),
+        };
+        rows.push(row(&format!("routes of port {}", port.port), whose));
+    }
+    let mut text = columns(2, &rows);
+    if !client.shadowed.is_empty() {
+        text.push_str("  and not:\n");
+        let rows = client.shadowed.iter().map(|line| {
+            let port = line.port.map(|port| format!(", port {port}")).unwrap_or_default();
+            vec![format!("{}{port}", line.object), line.why.clone()]
+        });
+        text.push_str(&columns(4, &rows.collect::<Vec<_>>()));
+    }
     text
 }
 
@@ -342,7 +450,11 @@ fn generated(page: &Page, paint: Paint) -> String {
             State::Unwanted => (Tone::Error, "should not be there"),
             State::Left => (Tone::Warning, "of the last version that was accepted"),
         };
-        let _ = writeln!(text, "  {} {}: {}", object.kind, object.name, paint.word(tone, words));
+        let shared = match object.ownership {
+            Ownership::Created => "",
+            Ownership::CoOwned => ", our blocks in it",
+        };
+        let _ = writeln!(text, "  {} {}{shared}: {}", object.kind, object.name, paint.word(tone, words));
         for change in &object.changes {
             let (have, want) = (short(change.before.as_ref()), short(change.after.as_ref()));
             let _ = writeln!(text, "    {}: {have}, should be {want} ({})", change.path, change.reason);

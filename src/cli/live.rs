@@ -37,9 +37,9 @@ use crate::{
 };
 
 /// How long one call may take.
-const DEADLINE: Duration = Duration::from_secs(15);
+pub(super) const DEADLINE: Duration = Duration::from_secs(15);
 /// Objects in one answer, as kubectl asks for them.
-const CHUNK: u32 = 500;
+pub(super) const CHUNK: u32 = 500;
 /// Who waits longer than this is told for what.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -114,8 +114,8 @@ pub fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Res
 
 /// Reads namespaces of one cluster.
 pub struct Reader {
-    client: Client,
-    address: String,
+    pub(super) client: Client,
+    pub(super) address: String,
 }
 
 /// Namespaces as they were when they were read.
@@ -235,12 +235,12 @@ impl Reader {
         None
     }
 
-    fn silent(&self) -> String {
+    pub(super) fn silent(&self) -> String {
         format!("the API server at {} did not answer within {} s", self.address, DEADLINE.as_secs())
     }
 
     /// What happened, and what to do about it.
-    fn explain(&self, error: &kube::Error, plural: &str, namespace: &str) -> String {
+    pub(super) fn explain(&self, error: &kube::Error, plural: &str, namespace: &str) -> String {
         let group = group(plural);
         let resource = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
         match error {
@@ -272,9 +272,11 @@ impl Reader {
 
 fn group(plural: &str) -> &'static str {
     match plural {
-        "services" => "",
+        "services" | "pods" => "",
         "endpointslices" => "discovery.k8s.io",
         "resiliences" => names::GROUP,
+        "httproutes" | "grpcroutes" => "gateway.networking.k8s.io",
+        "deployments" | "statefulsets" | "daemonsets" => "apps",
         _ => names::ISTIO_GROUP,
     }
 }
@@ -291,7 +293,7 @@ fn root_of(error: &kube::Error) -> String {
 }
 
 /// Waits for `work`; after a second, and on a terminal, standard error says for what.
-async fn patiently<T>(what: &str, work: impl Future<Output = T>) -> T {
+pub(super) async fn patiently<T>(what: &str, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     tokio::select! {
         done = &mut work => return done,

@@ -12,6 +12,7 @@ pub mod input;
 mod io;
 pub mod live;
 pub mod load;
+mod neighbours;
 pub mod output;
 pub mod render;
 pub mod run;

@@ -3,15 +3,19 @@
 use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
+use kube::Config;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     controller,
     runtime::{
         admin::{self, Health},
         client,
+        lease::{Election, term::Term},
         metrics::Metrics,
         settings::{Flags, Settings},
         shutdown, telemetry, wait_for_crds,
+        writer::Writer,
     },
 };
 
@@ -25,13 +29,13 @@ pub struct Args {
 /// Runs it.
 ///
 /// # Errors
-/// If it cannot start, or if it can no longer see what happens.
+/// If it cannot start, if it can no longer see what happens, or if it led and does not any more.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(args.flags)?;
     telemetry::init(settings.log_format, &settings.log_level)?;
     let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads to run on")?;
     let ended = threads.block_on(serve(settings));
-    // Whatever is left has had its ten seconds.
+    // Whatever is left has had its ten seconds, or must not go on.
     threads.shutdown_background();
     ended.map(|()| ExitCode::SUCCESS)
 }
@@ -42,17 +46,12 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::default()));
     health.block(controller::GATE, "not begun yet");
     let listener = admin::bind(settings.admin_address).await?;
-    let end = stop.child_token();
+    // Not of `stop`: it serves until the last write has ended, and its own end would be everybody's.
+    let end = CancellationToken::new();
     let admin = tokio::spawn(admin::serve(listener, health.clone(), metrics.clone(), end.clone()));
-    let client = client::connect().await?;
-
-    tokio::select! {
-        () = wait_for_crds::wait(&client, &controller::NEEDED, &health) => {}
-        () = stop.cancelled() => return Ok(()),
-    }
-    let controller = controller::run(client, settings.into(), metrics, health, stop);
+    let config = client::config().await?;
     let ended = tokio::select! {
-        ended = controller => ended,
+        ended = operate(config, settings, metrics, health, stop) => ended,
         ended = admin => match ended {
             Ok(ended) => ended,
             Err(panicked) => Err(panicked).context("the admin server panicked"),
@@ -60,4 +59,43 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     };
     end.cancel();
     ended
+}
+
+/// The operator without what is around it: waits for its kinds, watches, is elected, works, and gives
+/// the lease back after `stop`.
+///
+/// # Errors
+/// If it cannot reach the API server at all, if a watch ended, or if it led and does not any more.
+pub async fn operate(
+    config: Config,
+    settings: Settings,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let client = client::to(config.clone())?;
+    tokio::select! {
+        () = wait_for_crds::wait(&client, &controller::NEEDED, &health) => {}
+        () = stop.cancelled() => return Ok(()),
+    }
+    let (timing, lease, elect) = (settings.timing, settings.lease_name.clone(), settings.leader_elect);
+    let term = if elect { Term::to_be_elected() } else { Term::always() };
+    let writer = Writer::new(&config, term.clone(), timing.finish())?;
+    let controller = controller::run(client, writer, settings.into(), metrics.clone(), health.clone(), stop);
+    if !elect {
+        tracing::info!("no election: this must be the only replica");
+        return controller.await;
+    }
+    // A client and a task of its own: whatever the controller does, renewals go on.
+    let election = Election::new(client::to(config)?, &lease, timing, term.clone(), health, metrics);
+    let mut election = tokio::spawn(election.run());
+    tokio::select! {
+        ended = controller => ended?,
+        lost = &mut election => return lost.context("the election panicked")?.context("not the leader any more"),
+    }
+    // Otherwise writes may still be under way, and the lease runs out by itself.
+    if term.has_resigned() {
+        election.await.context("the election panicked")?.context("not the leader any more")?;
+    }
+    Ok(())
 }

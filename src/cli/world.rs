@@ -20,7 +20,7 @@ use crate::{
     },
     controller::{cache::Entry, world as live},
     istio::{
-        Existing, Kind, Knows,
+        Existing, Kind, Knows, SHARED_BLOCKS,
         neighbourhood::{Callee, GatewayRoute, GatewayRouteKind, Neighbourhood},
     },
     names,
@@ -290,7 +290,9 @@ impl World {
             let mut rule = Existing::clone(rule);
             if let Some(there) = cache.get(&rule.namespace, &rule.name) {
                 let labels = there.view.labels.clone().into_iter().chain(rule.labels);
-                rule = Existing { labels: labels.collect(), spec: rule.spec, ..Existing::clone(&there.view) };
+                let mut spec = rule.spec;
+                keep_shared(&there.view, &mut spec);
+                rule = Existing { labels: labels.collect(), spec, ..Existing::clone(&there.view) };
             }
             let (namespace, name) = (rule.namespace.clone(), rule.name.clone());
             let uid = rule.uid.clone().unwrap_or_default();
@@ -330,6 +332,20 @@ impl World {
                 vec![Violation::new("spec.targetRefs[0]", message)]
             }
         })
+    }
+}
+
+/// An apply of its owner's file leaves our blocks in a co-owned object, as far as the file has none.
+fn keep_shared(there: &Existing, spec: &mut Value) {
+    if there.co_owner_uid().is_none() || !spec.is_object() {
+        return;
+    }
+    for block in SHARED_BLOCKS {
+        if let Some(ours) = there.spec.pointer(&format!("/trafficPolicy/{block}"))
+            && spec["trafficPolicy"].get(block).is_none()
+        {
+            spec["trafficPolicy"][block] = ours.clone();
+        }
     }
 }
 

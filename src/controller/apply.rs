@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use kube::api::DynamicObject;
+use serde_json::Value;
 
 use super::{
     cache::Delta,
@@ -13,11 +14,11 @@ use super::{
     world::{self, World},
 };
 use crate::{
-    api::{GeneratedRef, Ownership},
-    diff::{Change, Diff, Prune, Write, changes, strip_patch},
+    api::Ownership,
+    diff::{Change, Diff, Prune, Release, Write, changes, contest, emptied_patch, strip_patch},
     istio::{Existing, Kind},
     status::{Applied, Failure, Outcome},
-    translate::Desired,
+    translate::{Desired, DesiredObject},
     validate::{Owner, Valid},
 };
 
@@ -53,12 +54,15 @@ pub enum ApplyError {
         /// What is not as desired.
         leftover: String,
     },
+    /// Somebody else has a field of the blocks that were to stand in his object.
+    #[error("{0}")]
+    Contested(String),
 }
 
 /// Writes `diff`. Every failure is an outcome: the policy was fine, its objects are not there.
 pub async fn apply(hands: &Hands, valid: Valid, desired: &Desired, diff: &Diff) -> Outcome {
     match write_all(hands, &valid.owner, desired, diff).await {
-        Ok(applied) => Outcome::Programmed(Box::new(valid), applied),
+        Ok(applied) => Outcome::held(valid, applied),
         Err(error) => failed(valid, &error),
     }
 }
@@ -68,6 +72,7 @@ fn failed(valid: Valid, error: &ApplyError) -> Outcome {
     let failed = |slow| Failure { message: message.clone(), slow };
     let verdict = match error {
         ApplyError::Call(call) => call.verdict(),
+        ApplyError::Contested(sentence) => return Outcome::FieldConflict(Box::new(valid), sentence.clone()),
         ApplyError::Unstable { .. } => return Outcome::Failed(Box::new(valid), failed(true)),
     };
     match verdict {
@@ -79,29 +84,54 @@ fn failed(valid: Valid, error: &ApplyError) -> Outcome {
         }
         Verdict::Forbidden => Outcome::Failed(Box::new(valid), failed(true)),
         // Changed: what is there now is looked at anew. Gone: the CRD or the namespace is missing.
-        Verdict::Changed | Verdict::Gone | Verdict::Unavailable => Outcome::Failed(Box::new(valid), failed(false)),
+        Verdict::Contested | Verdict::Changed | Verdict::Gone | Verdict::Unavailable => {
+            Outcome::Failed(Box::new(valid), failed(false))
+        }
     }
 }
 
 async fn write_all(hands: &Hands, owner: &Owner, desired: &Desired, diff: &Diff) -> Result<Applied, ApplyError> {
     // Without `..`, so that a third kind of change does not compile until it is written as well.
-    let Diff { apply, prune } = diff;
+    let Diff { apply, prune, release } = diff;
     let mut writes = Vec::new();
     for change in apply {
         write(hands, owner, change).await?;
         let Write { object, changes, create, uid: _ } = change;
-        let verb = if *create { "created" } else { "updated" };
+        let verb = match object.ownership {
+            Ownership::Created if *create => "created",
+            Ownership::Created => "updated",
+            Ownership::CoOwned => "merged into",
+        };
         let why: Vec<String> = changes.iter().map(|change| change.path.join(".")).collect();
         let why = if why.is_empty() { String::new() } else { format!(" ({})", why.join(", ")) };
         writes.push(format!("{verb} {} {}{why}", object.kind, object.name));
     }
     writes.extend(delete_all(hands, &owner.namespace, prune).await?);
-    let generated = desired.objects().into_iter().map(|object| GeneratedRef {
-        kind: object.kind.to_string(),
-        name: object.name,
-        ownership: Ownership::Created,
-    });
-    Ok(Applied { generated: generated.collect(), writes })
+    writes.extend(give_back_all(hands, &owner.namespace, release).await?);
+    let generated = desired.objects().iter().map(DesiredObject::reference).collect();
+    Ok(Applied { generated, writes })
+}
+
+/// Gives back objects of others, each only as the one that was looked at. Gives a line for each.
+pub async fn give_back_all(hands: &Hands, namespace: &str, release: &[Release]) -> Result<Vec<String>, CallError> {
+    let mut writes = Vec::new();
+    for Release { kind, name, uid } in release {
+        let (Some(uid), Some(seen)) = (uid, hands.world.istio(*kind).get(namespace, name)) else { continue };
+        let mut answer = hands.calls.give_back(*kind, namespace, name, uid, seen.version).await;
+        if answer.as_ref().is_err_and(|error| error.verdict() == Verdict::Refused)
+            && let Some(patch) = emptied_patch(&seen.view, &Value::Null)
+        {
+            let version = seen.version.map(|version| version.to_string());
+            let emptied = hands.calls.strip(*kind, namespace, name, version.as_deref(), patch).await?;
+            let version = world::existing(*kind, emptied).version;
+            answer = hands.calls.give_back(*kind, namespace, name, uid, version).await;
+        }
+        if let Some(delta) = hands.world.istio(*kind).put(world::existing(*kind, answer?)) {
+            (hands.changed)(&delta, None);
+        }
+        writes.push(format!("gave back {kind} {name}"));
+    }
+    Ok(writes)
 }
 
 /// Deletes, in order, each only as the object that was looked at. Gives a line for each.
@@ -122,15 +152,50 @@ pub async fn delete_all(hands: &Hands, namespace: &str, prune: &[Prune]) -> Resu
 async fn write(hands: &Hands, owner: &Owner, write: &Write) -> Result<(), ApplyError> {
     let Write { object, changes: _, create, uid } = write;
     let (calls, namespace) = (&hands.calls, &owner.namespace);
-    let answer = match uid {
-        Some(uid) if !create => calls.update(namespace, object, uid).await?,
-        _ => calls.create(namespace, object).await?,
+    let answer = match (object.ownership, uid) {
+        (Ownership::CoOwned, uid) => return merge(hands, owner, write, uid.as_deref().unwrap_or_default()).await,
+        (Ownership::Created, Some(uid)) if !create => calls.update(namespace, object, uid).await?,
+        (Ownership::Created, _) => calls.create(namespace, object).await?,
     };
-    let mut leftover = read_back(hands, owner, write, &answer);
+    let (mut leftover, _) = read_back(hands, owner, write, &answer);
     if let Some(patch) = strip_patch(&leftover) {
-        let answer = calls.strip(object.kind, &answer, patch).await?;
-        leftover = read_back(hands, owner, write, &answer);
+        let version = answer.metadata.resource_version.as_deref();
+        let answer = calls.strip(object.kind, namespace, &object.name, version, patch).await?;
+        (leftover, _) = read_back(hands, owner, write, &answer);
     }
+    settled(object, &leftover)
+}
+
+/// Puts blocks into somebody else's object.
+async fn merge(hands: &Hands, owner: &Owner, write: &Write, uid: &str) -> Result<(), ApplyError> {
+    let (Hands { calls, world, .. }, object, namespace) = (hands, &write.object, &owner.namespace);
+    let mut answer = calls.merge(namespace, object, uid).await;
+    if answer.as_ref().is_err_and(|error| error.verdict() == Verdict::Refused)
+        && let Some(seen) = world.istio(object.kind).get(namespace, &object.name)
+        && let Some(patch) = emptied_patch(&seen.view, object.json.get("spec").unwrap_or(&Value::Null))
+    {
+        let version = seen.version.map(|version| version.to_string());
+        calls.strip(object.kind, namespace, &object.name, version.as_deref(), patch).await?;
+        answer = calls.merge(namespace, object, uid).await;
+    }
+    let answer = answer.map_err(|error| match error.verdict() {
+        Verdict::Contested => ApplyError::Contested(format!(
+            "{} {namespace}/{}: {}; a block has one owner: take it out there, or out of this policy",
+            object.kind,
+            object.name,
+            error.contested().join(", ")
+        )),
+        _ => error.into(),
+    })?;
+    let (leftover, there) = read_back(hands, owner, write, &answer);
+    match contest(object, &leftover, &there) {
+        Some(sentence) => Err(ApplyError::Contested(sentence)),
+        None => settled(object, &leftover),
+    }
+}
+
+/// Fails if something is not as it was written.
+fn settled(object: &DesiredObject, leftover: &[Change]) -> Result<(), ApplyError> {
     if leftover.is_empty() {
         return Ok(());
     }
@@ -139,12 +204,12 @@ async fn write(hands: &Hands, owner: &Owner, write: &Write) -> Result<(), ApplyE
 }
 
 /// Takes an answer into the cache, so that the next reconcile sees it even before the watch does, and
-/// says what in it is not as desired.
-fn read_back(hands: &Hands, owner: &Owner, write: &Write, answer: &DynamicObject) -> Vec<Change> {
+/// says what in it is not as desired, and what it is.
+fn read_back(hands: &Hands, owner: &Owner, write: &Write, answer: &DynamicObject) -> (Vec<Change>, Arc<Existing>) {
     let entry = world::existing(write.object.kind, answer.clone());
     let there = entry.view.clone();
     if let Some(delta) = hands.world.istio(write.object.kind).put(entry) {
         (hands.changed)(&delta, Some(&owner.name));
     }
-    changes(&write.object, &there)
+    (changes(&write.object, &there), there)
 }

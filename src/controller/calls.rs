@@ -5,15 +5,23 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use kube::{
-    Api, Client,
+    Api,
     api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
     core::{DeserializeGuard, PartialObjectMeta},
 };
 use serde_json::{Value, json};
-use tokio::time::timeout;
 
 use super::world::istio_resource;
-use crate::{api::Resilience, istio::Kind, names, runtime::metrics::Metrics, translate::DesiredObject};
+use crate::{
+    api::Resilience,
+    istio::Kind,
+    names,
+    runtime::{
+        metrics::Metrics,
+        writer::{Held, Writer},
+    },
+    translate::DesiredObject,
+};
 
 /// kube's client waits for an answer for ever.
 pub const DEADLINE: Duration = Duration::from_secs(10);
@@ -21,13 +29,17 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 /// The metric label of what is written to the object of a policy itself.
 const STATUS: &str = "ResilienceStatus";
 
+/// The cause that the API server gives for each field of an apply that somebody else has (apimachinery
+/// `pkg/apis/meta/v1/types.go`, `CauseTypeFieldManagerConflict`).
+const FIELD_MANAGER_CONFLICT: &str = "FieldManagerConflict";
+
 /// A resource version that no object has ever had; see [`Calls::create`].
 const NEVER: &str = "1";
 
 /// The API server, as reconciles use it.
 #[derive(Clone)]
 pub struct Calls {
-    client: Client,
+    writer: Writer,
     metrics: Arc<Metrics>,
     deadline: Duration,
 }
@@ -45,8 +57,11 @@ pub struct CallError {
 /// Why.
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
+    /// It was not made.
+    #[error("{0}")]
+    Held(#[source] Held),
     /// No answer in time. The call may have had its effect.
-    #[error("no answer from the API server within {} s", .0.as_secs())]
+    #[error("no answer from the API server within {} s", .0.as_secs_f32())]
     Timeout(Duration),
     /// The API server's answer, in its words.
     #[error("{}", .0.message)]
@@ -63,6 +78,8 @@ pub enum Verdict {
     Refused,
     /// It has a field that the CRD does not declare, because another Istio is installed than was thought.
     Undeclared,
+    /// Somebody else has a field with another value, and we force nothing.
+    Contested,
     /// It is not the object any more that the decision was about.
     Changed,
     /// It, its namespace or its kind is not there.
@@ -78,13 +95,25 @@ impl CallError {
     pub fn verdict(&self) -> Verdict {
         match &self.cause {
             Cause::Answer(status) => verdict(status),
-            Cause::Timeout(_) | Cause::Transport(_) => Verdict::Unavailable,
+            Cause::Held(_) | Cause::Timeout(_) | Cause::Transport(_) => Verdict::Unavailable,
         }
+    }
+
+    /// Fields of an apply that somebody else has, each with who.
+    pub fn contested(&self) -> Vec<String> {
+        let Cause::Answer(status) = &self.cause else { return Vec::new() };
+        let causes = status.details.iter().flat_map(|details| &details.causes);
+        let conflicts = causes.filter(|cause| cause.reason == FIELD_MANAGER_CONFLICT);
+        conflicts.map(|cause| format!("{}: {}", cause.field.trim_start_matches('.'), cause.message)).collect()
     }
 }
 
 fn verdict(status: &kube::core::Status) -> Verdict {
-    let about_identity = status.details.iter().flat_map(|details| &details.causes).any(|cause| {
+    let causes = || status.details.iter().flat_map(|details| &details.causes);
+    if status.code == 409 && causes().any(|cause| cause.reason == FIELD_MANAGER_CONFLICT) {
+        return Verdict::Contested;
+    }
+    let about_identity = causes().any(|cause| {
         // Not the spec is wrong but the object another one than was meant.
         cause.field == "metadata.uid"
     });
@@ -102,15 +131,24 @@ fn verdict(status: &kube::core::Status) -> Verdict {
     }
 }
 
+/// Whether an apply takes fields from whoever has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Force {
+    /// From an object that is ours.
+    Always,
+    /// In one of somebody else.
+    Never,
+}
+
 /// How an object is called in errors and logs.
 fn called(kind: impl fmt::Display, namespace: &str, name: &str) -> String {
     format!("{kind} {namespace}/{name}")
 }
 
 impl Calls {
-    /// Calls through `client`.
-    pub fn new(client: Client, metrics: Arc<Metrics>, deadline: Duration) -> Self {
-        Self { client, metrics, deadline }
+    /// Calls through `writer`, none of them longer than its term.
+    pub fn new(writer: Writer, metrics: Arc<Metrics>, deadline: Duration) -> Self {
+        Self { writer, metrics, deadline }
     }
 
     async fn within<T>(
@@ -119,21 +157,24 @@ impl Calls {
         object: String,
         call: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, CallError> {
-        let cause = match timeout(self.deadline, call).await {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(kube::Error::Api(status))) => Cause::Answer(status),
-            Ok(Err(error)) => Cause::Transport(error),
-            Err(_) => Cause::Timeout(self.deadline),
+        let cause = match self.writer.allow(self.deadline) {
+            Err(held) => Cause::Held(held),
+            Ok(allowed) => match allowed.make(call).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(kube::Error::Api(status))) => Cause::Answer(status),
+                Ok(Err(error)) => Cause::Transport(error),
+                Err(_) => Cause::Timeout(allowed.left),
+            },
         };
         Err(CallError { verb, object, cause })
     }
 
     fn istio(&self, kind: Kind, namespace: &str) -> Api<DynamicObject> {
-        Api::namespaced_with(self.client.clone(), namespace, &istio_resource(kind.as_str(), kind.plural()))
+        Api::namespaced_with(self.writer.client().clone(), namespace, &istio_resource(kind.as_str(), kind.plural()))
     }
 
     fn policies(&self, namespace: &str) -> Api<Resilience> {
-        Api::namespaced(self.client.clone(), namespace)
+        Api::namespaced(self.writer.client().clone(), namespace)
     }
 
     /// Creates an object, and does nothing else: if one of that name is there, fails as changed.
@@ -145,12 +186,44 @@ impl Calls {
     /// that no object can have. Where there is an object, it is a conflict; where there is none, the
     /// API server has nothing to compare it with and creates (tried on Kubernetes 1.36: 201, then 409).
     pub async fn create(&self, namespace: &str, object: &DesiredObject) -> Result<DynamicObject, CallError> {
-        self.apply("create", namespace, object, "resourceVersion", NEVER).await
+        self.apply("create", namespace, object, "resourceVersion", NEVER, Force::Always).await
     }
 
     /// Changes the object with that uid to what is desired, and no successor of it.
     pub async fn update(&self, namespace: &str, object: &DesiredObject, uid: &str) -> Result<DynamicObject, CallError> {
-        self.apply("update", namespace, object, "uid", uid).await
+        self.apply("update", namespace, object, "uid", uid, Force::Always).await
+    }
+
+    /// Puts our blocks into the object with that uid, which is somebody else's, and takes out those that are
+    /// not among them any more. Fails as contested where somebody else has another value.
+    pub async fn merge(&self, namespace: &str, object: &DesiredObject, uid: &str) -> Result<DynamicObject, CallError> {
+        self.apply("merge", namespace, object, "uid", uid, Force::Never).await
+    }
+
+    /// Takes all that is ours out of an object of somebody else, as it was seen at `version`: an apply that
+    /// names nothing. Since then, another policy may have put its blocks there under our name.
+    pub async fn give_back(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        version: Option<u128>,
+    ) -> Result<DynamicObject, CallError> {
+        let mut body = json!({
+            "apiVersion": names::ISTIO_API_VERSION,
+            "kind": kind.as_str(),
+            "metadata": {"name": name, "namespace": namespace, "uid": uid},
+        });
+        if let (Some(version), Some(Value::Object(metadata))) = (version, body.get_mut("metadata")) {
+            metadata.insert("resourceVersion".to_owned(), version.to_string().into());
+        }
+        let how = PatchParams::apply(names::FIELD_MANAGER).validation_strict();
+        let api = self.istio(kind, namespace);
+        let patch = Patch::Apply(&body);
+        let answer = self.within("give back", called(kind, namespace, name), api.patch(name, &how, &patch)).await?;
+        self.metrics.wrote(kind.as_str(), "give-back");
+        Ok(answer)
     }
 
     async fn apply(
@@ -160,12 +233,17 @@ impl Calls {
         object: &DesiredObject,
         key: &str,
         value: &str,
+        force: Force,
     ) -> Result<DynamicObject, CallError> {
         let mut body = object.json.clone();
         if let Some(Value::Object(metadata)) = body.get_mut("metadata") {
             metadata.insert(key.to_owned(), value.into());
         }
-        let how = PatchParams::apply(names::FIELD_MANAGER).force().validation_strict();
+        let how = PatchParams::apply(names::FIELD_MANAGER).validation_strict();
+        let how = match force {
+            Force::Always => how.force(),
+            Force::Never => how,
+        };
         let api = self.istio(object.kind, namespace);
         let patch = Patch::Apply(&body);
         let call = api.patch(&object.name, &how, &patch);
@@ -174,23 +252,28 @@ impl Calls {
         Ok(answer)
     }
 
-    /// Takes away fields that others own, from the version that was read.
-    pub async fn strip(&self, kind: Kind, seen: &DynamicObject, mut patch: Value) -> Result<DynamicObject, CallError> {
-        let (namespace, name) =
-            (seen.metadata.namespace.clone().unwrap_or_default(), seen.metadata.name.clone().unwrap_or_default());
-        if let (Value::Object(patch), Some(version)) = (&mut patch, &seen.metadata.resource_version) {
+    /// Takes away fields of the object with that name, from the version that was read.
+    pub async fn strip(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        version: Option<&str>,
+        mut patch: Value,
+    ) -> Result<DynamicObject, CallError> {
+        if let (Value::Object(patch), Some(version)) = (&mut patch, version) {
             let metadata = patch.entry("metadata").or_insert_with(|| json!({}));
             if let Value::Object(metadata) = metadata {
-                metadata.insert("resourceVersion".to_owned(), version.clone().into());
+                metadata.insert("resourceVersion".to_owned(), version.into());
             }
         }
         let how = PatchParams {
             field_manager: Some(names::FIELD_MANAGER.to_owned()),
             ..PatchParams::default().validation_strict()
         };
-        let api = self.istio(kind, &namespace);
+        let api = self.istio(kind, namespace);
         let patch = Patch::Merge(&patch);
-        let answer = self.within("strip", called(kind, &namespace, &name), api.patch(&name, &how, &patch)).await?;
+        let answer = self.within("strip", called(kind, namespace, name), api.patch(name, &how, &patch)).await?;
         self.metrics.wrote(kind.as_str(), "strip");
         Ok(answer)
     }
@@ -245,7 +328,7 @@ impl Calls {
         how: &PatchParams,
         patch: &Patch<&Value>,
     ) -> Result<Option<DeserializeGuard<Resilience>>, CallError> {
-        let api: Api<DeserializeGuard<Resilience>> = Api::namespaced(self.client.clone(), namespace);
+        let api: Api<DeserializeGuard<Resilience>> = Api::namespaced(self.writer.client().clone(), namespace);
         let called = called("the status of Resilience", namespace, name);
         match self.within("write", called, api.patch_status(name, how, patch)).await {
             Ok(answer) => {
@@ -270,7 +353,7 @@ impl Calls {
     /// The policy of that name as JSON, for one that is not of our types.
     pub async fn raw_policy(&self, namespace: &str, name: &str) -> Result<Option<DynamicObject>, CallError> {
         let resource = kube::api::ApiResource::erase::<Resilience>(&());
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
+        let api: Api<DynamicObject> = Api::namespaced_with(self.writer.client().clone(), namespace, &resource);
         self.within("read", called("Resilience", namespace, name), api.get_opt(name)).await
     }
 }
@@ -278,8 +361,10 @@ impl Calls {
 #[cfg(test)]
 mod tests {
     use kube::core::Status;
+    use tokio::time::Instant;
 
     use super::*;
+    use crate::runtime::lease::term::Term;
 
     fn answer(code: u16, message: &str) -> Status {
         Status { code, message: message.to_owned(), ..Status::default() }
@@ -311,9 +396,53 @@ mod tests {
     }
 
     #[test]
+    fn a_field_that_somebody_else_has_is_told_from_an_object_that_changed() {
+        let cause = json!({
+            "reason": "FieldManagerConflict",
+            "message": "conflict with \"kubectl\" using networking.istio.io/v1",
+            "field": ".spec.trafficPolicy.connectionPool.tcp.maxConnections",
+        });
+        let details = serde_json::from_value(json!({"causes": [cause]})).unwrap();
+        let status = Status { details, ..answer(409, "Apply failed with 1 conflict") };
+        assert_eq!(verdict(&status), Verdict::Contested);
+        let error = CallError { verb: "merge", object: String::new(), cause: Cause::Answer(Box::new(status)) };
+        let told = "spec.trafficPolicy.connectionPool.tcp.maxConnections: conflict with \"kubectl\" using networking.istio.io/v1";
+        assert_eq!(error.contested(), [told]);
+    }
+
+    #[test]
     fn another_uid_is_another_object_and_no_refusal() {
         let details = serde_json::from_value(json!({"causes": [{"field": "metadata.uid"}]})).unwrap();
         let status = Status { details, ..answer(422, "metadata.uid: field is immutable") };
         assert_eq!(verdict(&status), Verdict::Changed);
+    }
+
+    fn calls(term: &Term) -> Calls {
+        let silent = tower::service_fn(|_: http::Request<kube::client::Body>| {
+            std::future::pending::<Result<http::Response<kube::client::Body>, std::convert::Infallible>>()
+        });
+        let writer = Writer::through(kube::Client::new(silent, "ns"), term.clone());
+        Calls::new(writer, Arc::default(), DEADLINE)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_takes_no_longer_than_the_term() {
+        let (term, begun) = (Term::to_be_elected(), Instant::now());
+        term.renew(begun + Duration::from_secs(1), begun + Duration::from_secs(4));
+        let error = calls(&term).status("ns", "a", "uid", &json!({})).await.unwrap_err();
+        assert!(matches!(error.cause, Cause::Timeout(_)), "{error}");
+        assert_eq!(begun.elapsed().as_secs(), 4);
+        assert_eq!(error.verdict(), Verdict::Unavailable);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_call_begins_outside_of_the_term() {
+        let (term, begun) = (Term::to_be_elected(), Instant::now());
+        for _ in ["before", "after"] {
+            let error = calls(&term).delete(Kind::DestinationRule, "ns", "a", "uid").await.unwrap_err();
+            assert!(matches!(error.cause, Cause::Held(Held::Term)), "{error}");
+            term.renew(begun, begun + Duration::from_secs(4));
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 }

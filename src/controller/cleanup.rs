@@ -1,4 +1,5 @@
-//! What is taken away: from a policy that goes, that is gone, or that an older one has overtaken.
+//! What is taken away: from a policy that goes, that is gone, or that an older one has overtaken; and what is
+//! given back to its owner.
 //!
 //! There is no finalizer: an operator that is gone must not keep policies alive. The garbage collector
 //! is the net by the ownerReferences; this is faster, and VirtualServices go before DestinationRules.
@@ -6,7 +7,7 @@
 use std::sync::Arc;
 
 use super::{
-    apply::{Hands, delete_all},
+    apply::{Hands, delete_all, give_back_all},
     cache::Entry,
     calls::CallError,
     index::Key,
@@ -14,18 +15,25 @@ use super::{
     world::World,
 };
 use crate::{
-    diff::Prune,
+    diff::{Prune, Release},
     istio::{Existing, Kind},
     names,
 };
 
-/// Deletes everything of the policy with `uid`.
+/// Deletes everything of the policy with `uid`, and gives back what it shares.
 pub async fn release(hands: &Hands, namespace: &str, uid: &str) -> Result<Vec<String>, CallError> {
     let ours = prune(&hands.world, namespace, &[Key::Uid(uid)], |object| is_of(object, uid));
-    delete_all(hands, namespace, &ours).await
+    let shared = shared(&hands.world, namespace, &[Key::Uid(uid)], |object| object.co_owner_uid() == Some(uid));
+    clear(hands, namespace, &ours, &shared).await
 }
 
-/// Deletes what earlier policies of the name `name` left behind. `alive` is the uid of the one that
+async fn clear(hands: &Hands, namespace: &str, ours: &[Prune], shared: &[Release]) -> Result<Vec<String>, CallError> {
+    let mut writes = delete_all(hands, namespace, ours).await?;
+    writes.extend(give_back_all(hands, namespace, shared).await?);
+    Ok(writes)
+}
+
+/// Deletes and gives back what earlier policies of the name `name` left behind. `alive` is the uid of the one that
 /// is there now, `last` that of the last one that was seen.
 pub async fn sweep(
     hands: &Hands,
@@ -48,7 +56,13 @@ pub async fn sweep(
     };
     let keys = [Some(Key::Owner(namespace, name)), last.map(Key::Uid)];
     let keys: Vec<_> = keys.into_iter().flatten().collect();
-    if prune(&hands.world, namespace, &keys, |object| left(object, alive)).is_empty() {
+    // Blocks in an object of somebody else, whose policy no owner names.
+    let forgotten = |object: &Existing| {
+        let of_name = |uid: &str| object.co_owner.as_deref() == Some(name) || last == Some(uid);
+        object.co_owner_uid().is_some_and(|uid| alive != Some(uid) && of_name(uid))
+    };
+    let nothing = prune(&hands.world, namespace, &keys, |object| left(object, alive)).is_empty();
+    if nothing && shared(&hands.world, namespace, &keys, forgotten).is_empty() {
         return Ok(Vec::new());
     }
     // A cache that lags behind, as after a list from a lagging API server, may miss a policy that is
@@ -57,7 +71,10 @@ pub async fn sweep(
     let orphans = prune(&hands.world, namespace, &keys, |object| {
         left(object, alive) && !now.as_deref().is_some_and(|now| is_of(object, now))
     });
-    delete_all(hands, namespace, &orphans).await
+    let shared = shared(&hands.world, namespace, &keys, |object| {
+        forgotten(object) && (now.is_none() || object.co_owner_uid() != now.as_deref())
+    });
+    clear(hands, namespace, &orphans, &shared).await
 }
 
 fn is_of(object: &Existing, uid: &str) -> bool {
@@ -77,4 +94,20 @@ fn prune(world: &World, namespace: &str, keys: &[Key<'_>], meant: impl Fn(&Exist
         entries.into_iter().map(prune).collect::<Vec<_>>()
     };
     Kind::ALL.into_iter().rev().flat_map(of_kind).collect()
+}
+
+/// Every object of somebody else under `keys` that is `meant`, to be given back. One on its way out as well:
+/// while something holds it, it acts.
+fn shared(world: &World, namespace: &str, keys: &[Key<'_>], meant: impl Fn(&Existing) -> bool) -> Vec<Release> {
+    let of_kind = |kind: Kind| {
+        let mut entries: Vec<_> = keys.iter().flat_map(|key| world.istio(kind).by(*key)).collect();
+        entries
+            .retain(|entry| entry.namespace == namespace && entry.view.co_owner_uid().is_some() && meant(&entry.view));
+        entries.sort_by(|one, two| one.name.cmp(&two.name));
+        entries.dedup_by(|one, two| one.name == two.name);
+        let release =
+            |entry: Arc<Entry<Arc<Existing>>>| Release { kind, name: entry.name.clone(), uid: Some(entry.uid.clone()) };
+        entries.into_iter().map(release).collect::<Vec<_>>()
+    };
+    Kind::ALL.into_iter().flat_map(of_kind).collect()
 }

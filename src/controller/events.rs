@@ -5,15 +5,16 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Resource as _,
-    runtime::events::{Event, EventType, Recorder},
+    runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use tokio::time::timeout;
 
 use crate::{
     api::{
         Resilience, ResilienceStatus, Warning,
         conditions::{ACCEPTED, PROGRAMMED},
     },
+    names,
+    runtime::writer::Writer,
     status::Outcome,
 };
 
@@ -23,19 +24,35 @@ const DEADLINE: Duration = Duration::from_secs(3);
 /// Longest note that the API takes.
 const NOTE_LIMIT: usize = 1_024;
 
-/// Says it, if there is something new to say. Failure is only logged: status has it as well.
-pub async fn publish(recorder: &Recorder, resilience: &Resilience, outcome: &Outcome) {
-    let before = resilience.status.as_ref();
-    for event in event(before, outcome).into_iter().chain(warnings(before, outcome)) {
-        send(recorder, &event, &resilience.object_ref(&())).await;
+/// What publishes events: writes as others, and so only while the term lasts.
+pub struct Events {
+    recorder: Recorder,
+    writer: Writer,
+}
+
+impl Events {
+    /// Events of this operator.
+    pub fn new(writer: Writer) -> Self {
+        Self { recorder: Recorder::new(writer.client().clone(), Reporter::from(names::OPERATOR)), writer }
     }
 }
 
-async fn send(recorder: &Recorder, event: &Event, about: &ObjectReference) {
-    let failure = match timeout(DEADLINE, recorder.publish(event, about)).await {
-        Ok(Ok(())) => return,
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("no answer within {} s", DEADLINE.as_secs()),
+/// Says it, if there is something new to say. Failure is only logged: status has it as well.
+pub async fn publish(events: &Events, resilience: &Resilience, outcome: &Outcome) {
+    let before = resilience.status.as_ref();
+    for event in event(before, outcome).into_iter().chain(warnings(before, outcome)) {
+        send(events, &event, &resilience.object_ref(&())).await;
+    }
+}
+
+async fn send(events: &Events, event: &Event, about: &ObjectReference) {
+    let failure = match events.writer.allow(DEADLINE) {
+        Err(held) => held.to_string(),
+        Ok(allowed) => match allowed.make(events.recorder.publish(event, about)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", allowed.left.as_secs_f32()),
+        },
     };
     tracing::warn!(reason = event.reason, failure, "an event was not published");
 }
@@ -49,7 +66,10 @@ fn event(before: Option<&ResilienceStatus>, outcome: &Outcome) -> Option<Event> 
         Outcome::Waiting(_) => (EventType::Normal, ACCEPTED, &[][..]),
         Outcome::Observing(..) | Outcome::Suspended(..) => (EventType::Normal, PROGRAMMED, &[][..]),
         Outcome::Programmed(_, applied) => (EventType::Normal, PROGRAMMED, applied.writes.as_slice()),
-        Outcome::Refused(..) | Outcome::Failed(..) => (EventType::Warning, PROGRAMMED, &[][..]),
+        Outcome::ForeignFields(_, applied, _) => (EventType::Warning, PROGRAMMED, applied.writes.as_slice()),
+        Outcome::Refused(..) | Outcome::Failed(..) | Outcome::FieldConflict(..) => {
+            (EventType::Warning, PROGRAMMED, &[][..])
+        }
     };
     let message = outcome.message();
     let said = before.is_some_and(|status| {

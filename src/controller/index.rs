@@ -37,9 +37,9 @@ pub enum Key<'a> {
     Under(&'a str),
     /// A host that its routes send calls to.
     Destination(&'a str),
-    /// The uid of an owner, by reference or by label; of a policy its own.
+    /// The uid of an owner or co-owner, by reference or by label; of a policy its own.
     Uid(&'a str),
-    /// Namespace and name of a policy that owns it.
+    /// Namespace and name of a policy that owns it, or has blocks in it.
     Owner(&'a str, &'a str),
     /// Namespace of a target, and the name of what is generated for it: no two targets share one.
     Target(&'a str, &'a str),
@@ -82,6 +82,12 @@ impl Indexed for Arc<Existing> {
         }
         if let Some(uid) = object.labels.get(names::LABEL_OWNER_UID) {
             tell(Key::Uid(uid));
+        }
+        if let Some(uid) = object.co_owner_uid() {
+            tell(Key::Uid(uid));
+            if let Some(name) = &object.co_owner {
+                tell(Key::Owner(&entry.namespace, name));
+            }
         }
     }
 }

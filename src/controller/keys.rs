@@ -5,7 +5,10 @@
 //! nothing else, and a name stays until nothing is left of its policy; what it stands for is looked up
 //! in the [`World`](super::world::World).
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use futures::channel::mpsc;
 use kube::{
@@ -28,6 +31,7 @@ pub type Key = PartialObjectMeta<Resilience>;
 /// All names, and the queue of those to look at.
 pub struct Keys {
     writer: Mutex<Writer<Key>>,
+    open: AtomicBool,
     store: Store<Key>,
     queue: mpsc::UnboundedSender<ObjectRef<Key>>,
 }
@@ -37,7 +41,7 @@ impl Keys {
     pub fn new() -> (Self, mpsc::UnboundedReceiver<ObjectRef<Key>>) {
         let (store, writer) = store();
         let (queue, requests) = mpsc::unbounded();
-        (Self { writer: Mutex::new(writer), store, queue }, requests)
+        (Self { writer: Mutex::new(writer), open: AtomicBool::new(false), store, queue }, requests)
     }
 
     /// The names, as the controller reads them. Not ready before [`Keys::open`].
@@ -45,15 +49,17 @@ impl Keys {
         self.store.clone()
     }
 
-    /// Lets the controller begin.
+    /// Lets the controller begin, with no names. Whoever opens asks then for a look at all there are.
     pub fn open(&self) {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = self.store.state();
         writer.apply_watcher_event(&Event::Init);
-        for key in known {
-            writer.apply_watcher_event(&Event::InitApply(Key::clone(&key)));
-        }
         writer.apply_watcher_event(&Event::InitDone);
+        self.open.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has begun.
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed)
     }
 
     /// Asks for a look at each of `names`.
@@ -64,10 +70,14 @@ impl Keys {
         }
     }
 
-    /// Asks for a look at a name. `uid`: of the policy that has it, if there is one.
+    /// Asks for a look at a name. `uid`: of the policy that has it, if there is one. Before
+    /// [`Keys::open`], that is forgotten.
     pub fn look_at(&self, namespace: &str, name: &str, uid: Option<&str>) {
         let reference = ObjectRef::new(name).within(namespace);
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.open.load(Ordering::Relaxed) {
+            return;
+        }
         let known = self.store.get(&reference);
         let same = known.is_some_and(|known| uid.is_none() || known.metadata.uid.as_deref() == uid);
         if !same {
@@ -117,17 +127,20 @@ mod tests {
     }
 
     #[test]
-    fn opening_keeps_the_names_that_were_asked_for_before() {
-        let (keys, _requests) = Keys::new();
+    fn before_it_is_opened_no_name_is_noted_or_queued() {
+        let (keys, mut requests) = Keys::new();
         keys.look_at("ns", "a", Some("1"));
         keys.open();
         keys.look_at("ns", "b", None);
-        assert_eq!(known(&keys), [("a".into(), Some("1".into())), ("b".into(), None)]);
+        assert_eq!(known(&keys), [("b".into(), None)]);
+        assert_eq!(requests.try_recv().unwrap().name, "b");
+        assert!(requests.try_recv().is_err());
     }
 
     #[test]
     fn the_uid_of_a_policy_that_is_gone_is_remembered_until_another_has_the_name() {
         let (keys, _requests) = Keys::new();
+        keys.open();
         keys.look_at("ns", "a", Some("1"));
         keys.look_at("ns", "a", None);
         assert_eq!(known(&keys), [("a".into(), Some("1".into()))]);
@@ -138,6 +151,7 @@ mod tests {
     #[test]
     fn a_name_that_is_alive_again_is_not_forgotten() {
         let (keys, _requests) = Keys::new();
+        keys.open();
         keys.look_at("ns", "a", None);
         keys.forget("ns", "a", || true);
         assert_eq!(known(&keys).len(), 1);

@@ -45,7 +45,6 @@ use kube::{
     core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
         controller::{self, Action, Controller},
-        events::{Recorder, Reporter},
         reflector::ObjectRef,
     },
 };
@@ -58,20 +57,21 @@ use crate::{
     istio::{Existing, Kind, neighbourhood::GatewayRouteKind},
     names,
     observed::Unseen,
-    runtime::{admin::Health, metrics::Metrics, settings::Settings, wait_for_crds::Needed},
+    runtime::{admin::Health, metrics::Metrics, settings::Settings, wait_for_crds::Needed, writer::Writer},
     status::Outcome,
     validate,
 };
 use apply::Hands;
-use cache::{Cache, Delta, Entry};
+use cache::{Cache, Delta};
 use calls::{CallError, Calls, Verdict};
+use events::Events;
 use index::Indexed;
 use installed::{Installed, Served};
 use keys::{Key, Keys};
 use reconcile::{Context, reconcile, report_unreadable};
 use relations::Names;
 use retry::{Class, Retries};
-use watch::{Listed, Watch};
+use watch::{Lean, Listed, Watch, guarded};
 use world::{Policy, World, istio_resource};
 
 /// How long reconciles under way may take to end after the signal.
@@ -160,6 +160,7 @@ impl Shared {
     /// And the end of the queue from which names are taken.
     fn new(
         client: &Client,
+        writer: &Writer,
         options: &Options,
         metrics: &Arc<Metrics>,
     ) -> (Arc<Self>, UnboundedReceiver<ObjectRef<Key>>) {
@@ -178,11 +179,11 @@ impl Shared {
         let shared = Arc::new(Self {
             context: Context {
                 hands: Hands {
-                    calls: Calls::new(client.clone(), metrics.clone(), options.deadline),
+                    calls: Calls::new(writer.clone(), metrics.clone(), options.deadline),
                     world: world.clone(),
                     changed: Box::new(changed),
                 },
-                recorder: Recorder::new(client.clone(), Reporter::from(names::OPERATOR)),
+                events: Events::new(writer.clone()),
                 settings,
             },
             keys,
@@ -192,6 +193,19 @@ impl Shared {
         });
         metrics.tally_with(move || world.tally());
         (shared, requests)
+    }
+
+    /// Begins to work. Before, no name was noted: a replica that stands by for months would collect
+    /// them all. So looks at every policy now, and at whatever an Istio object says that it is of.
+    fn take_over(&self) {
+        self.keys.open();
+        self.look_at_all();
+        let world = &self.context.hands.world;
+        for entry in Kind::ALL.into_iter().flat_map(|kind| world.istio(kind).all()) {
+            let (namespace, name) = (entry.namespace.clone(), entry.name.clone());
+            let delta = Delta { namespace, name, before: None, after: Some(entry) };
+            self.keys.look_at_all(world, &relations::of_istio(&delta, world));
+        }
     }
 
     /// Looks at every policy.
@@ -211,18 +225,20 @@ impl Shared {
 }
 
 /// Runs until `stop`, and then until the reconciles under way have ended, for ten seconds at most.
+/// Watches from the beginning; works, and so writes, from when the term of `writer` has begun.
 ///
 /// # Errors
 /// If a watch ended, which it never should: from then on, decisions would rest on old news.
 pub async fn run(
     client: Client,
+    writer: Writer,
     options: Options,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     health.block(GATE, "not everything has been listed yet");
-    let (shared, requests) = Shared::new(&client, &options, &metrics);
+    let (shared, requests) = Shared::new(&client, &writer, &options, &metrics);
     let listed = Arc::new(Listed::default());
     let watches = Wiring { client, shared: shared.clone(), listed: listed.clone() }.watches(&options.namespaces);
     let number = u32::try_from(watches.len()).unwrap_or(u32::MAX);
@@ -231,9 +247,12 @@ pub async fn run(
     // own would seem not to be there yet.
     let begin = async {
         listed.all(number).await;
-        tracing::info!("everything is listed, beginning");
-        shared.keys.open();
+        tracing::info!("everything is listed");
         health.open(GATE);
+        writer.term().stand();
+        writer.term().begun().await;
+        tracing::info!("beginning");
+        shared.take_over();
         std::future::pending::<()>().await;
     };
     let mut controller = Controller::for_stream(stream::empty(), shared.keys.store())
@@ -249,7 +268,11 @@ pub async fn run(
         _ = watches.join_next() => anyhow::bail!("a watch ended; starting anew is the way back to a whole view"),
         () = stop.cancelled() => {}
     }
-    if timeout(DRAIN, controller).await.is_err() {
+    // What was never begun need not end; kube's controller would wait for its begin.
+    if !shared.keys.is_open() || timeout(DRAIN, controller).await.is_ok() {
+        writer.term().resign();
+    } else {
+        // Not resigned: what is under way may still be carried out, so the lease has to run out.
         tracing::warn!("reconciles were still under way after {} s; the next start finishes them", DRAIN.as_secs());
     }
     Ok(())
@@ -293,12 +316,13 @@ impl Wiring {
     fn watches_of(&self, scope: Option<&str>) -> Vec<BoxFuture<'static, ()>> {
         let within = scope.unwrap_or_default();
         let policies = Api::<DeserializeGuard<Resilience>>::all(self.client.clone()).constrain(within);
-        let services = Api::<Service>::all(self.client.clone()).constrain(within);
-        let slices = Api::<EndpointSlice>::all(self.client.clone()).constrain(within);
+        let services = Api::<DeserializeGuard<Service>>::all(self.client.clone()).constrain(within);
+        let slices = Api::<DeserializeGuard<EndpointSlice>>::all(self.client.clone()).constrain(within);
+        let (service, slice) = (guarded(world::service), guarded(world::slice));
         let mut watches = vec![
             self.watch(names::KIND, policies, scope, |world| &world.policies, world::policy, relations::of_policy),
-            self.watch("Service", services, scope, |world| &world.services, world::service, relations::of_service),
-            self.watch("EndpointSlice", slices, scope, |world| &world.slices, world::slice, relations::of_slice),
+            self.watch("Service", services, scope, |world| &world.services, service, relations::of_service),
+            self.watch("EndpointSlice", slices, scope, |world| &world.slices, slice, relations::of_slice),
         ];
         let entries = self.istio("ServiceEntry", "serviceentries", scope);
         watches.push(self.watch(
@@ -382,13 +406,13 @@ impl Wiring {
         }
     }
 
-    fn watch<K, V: Indexed + Send + Sync + 'static>(
+    fn watch<K, L: Into<Lean<V>>, V: Indexed + Send + Sync + 'static>(
         &self,
         kind: &'static str,
         api: Api<K>,
         scope: Option<&str>,
         cache: impl Fn(&World) -> &Cache<V> + Send + Sync + 'static,
-        lean: impl Fn(K) -> Entry<V> + Send + Sync + 'static,
+        lean: impl Fn(K) -> L + Send + Sync + 'static,
         concerned: impl Fn(&Delta<V>, &World) -> Names + Send + Sync + 'static,
     ) -> BoxFuture<'static, ()>
     where
@@ -397,12 +421,12 @@ impl Wiring {
         self.follow(Watched::of(kind, scope), api, cache, lean, concerned)
     }
 
-    fn follow<K, V: Indexed + Send + Sync + 'static>(
+    fn follow<K, L: Into<Lean<V>>, V: Indexed + Send + Sync + 'static>(
         &self,
         watched: Watched,
         api: Api<K>,
         cache: impl Fn(&World) -> &Cache<V> + Send + Sync + 'static,
-        lean: impl Fn(K) -> Entry<V> + Send + Sync + 'static,
+        lean: impl Fn(K) -> L + Send + Sync + 'static,
         concerned: impl Fn(&Delta<V>, &World) -> Names + Send + Sync + 'static,
     ) -> BoxFuture<'static, ()>
     where
@@ -431,7 +455,7 @@ impl Wiring {
                 recovered: &recovered,
                 barred: barred.as_ref().map(|barred| barred as &(dyn Fn(bool) + Send + Sync)),
             };
-            watch.follow(api, cache(world), lean, tell).await;
+            watch.follow(api, cache(world), |object| lean(object).into(), tell).await;
         }
         .boxed()
     }
@@ -535,6 +559,10 @@ fn report(namespace: &str, name: &str, writes: &[String]) {
 fn log(namespace: &str, name: &str, outcome: &Outcome) {
     match outcome {
         Outcome::Programmed(_, applied) => report(namespace, name, &applied.writes),
+        Outcome::ForeignFields(_, applied, message) => {
+            report(namespace, name, &applied.writes);
+            tracing::warn!(namespace, name, outcome = outcome.name(), message);
+        }
         Outcome::Rejected(_)
         | Outcome::Unsupported(_)
         | Outcome::Conflicted(_)
@@ -544,7 +572,7 @@ fn log(namespace: &str, name: &str, outcome: &Outcome) {
         | Outcome::Suspended(..) => {
             tracing::info!(namespace, name, outcome = outcome.name(), message = outcome.message());
         }
-        Outcome::Refused(..) | Outcome::Failed(..) => {
+        Outcome::Refused(..) | Outcome::Failed(..) | Outcome::FieldConflict(..) => {
             tracing::warn!(namespace, name, outcome = outcome.name(), message = outcome.message());
         }
     }

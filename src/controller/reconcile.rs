@@ -1,13 +1,14 @@
 //! One look at one policy.
 
 use jiff::Timestamp;
-use kube::{ResourceExt as _, runtime::events::Recorder};
+use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
 use super::{
     apply::{Hands, apply},
     calls::CallError,
-    cleanup, events,
+    cleanup,
+    events::{self, Events},
     observe::observe,
     world,
 };
@@ -23,7 +24,7 @@ pub struct Context {
     /// What was watched, and how it is changed.
     pub hands: Hands,
     /// Events.
-    pub recorder: Recorder,
+    pub events: Events,
     /// What decisions depend on.
     pub settings: Settings,
 }
@@ -31,7 +32,7 @@ pub struct Context {
 /// From what is observed to what is written. A spec that is refused and a target that is missing are
 /// outcomes; only a call that failed outside of the policy's own objects is an error.
 pub async fn reconcile(context: &Context, resilience: &Resilience) -> Result<Outcome, CallError> {
-    let Context { hands, recorder, settings } = context;
+    let Context { hands, events, settings } = context;
 
     let observed = observe(resilience, &hands.world); // reads
 
@@ -50,7 +51,7 @@ pub async fn reconcile(context: &Context, resilience: &Resilience) -> Result<Out
         // pure
         write_status(hands, resilience, status).await?; // writes
     }
-    events::publish(recorder, resilience, &outcome).await; // writes
+    events::publish(events, resilience, &outcome).await; // writes
     Ok(outcome)
 }
 
@@ -100,6 +101,6 @@ pub async fn report_unreadable(
             tracing::warn!(namespace, name, %error, "the fault of an unreadable object is told by event only");
         }
     }
-    events::publish(&context.recorder, &stand_in, &outcome).await;
+    events::publish(&context.events, &stand_in, &outcome).await;
     Ok(Some(outcome))
 }

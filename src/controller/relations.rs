@@ -60,8 +60,11 @@ pub fn of_istio(delta: &Delta<Arc<Existing>>, world: &World) -> Names {
         let object = &side.view;
         let owners = object.owners.iter().filter(|owner| is_policy(owner));
         names.extend(owners.map(|owner| (namespace.clone(), owner.name.clone())));
+        // No reference leads from there to a policy that is gone.
+        let co_owner = object.co_owner.clone().filter(|_| object.co_owner_uid().is_some());
+        names.extend(co_owner.map(|name| (namespace.clone(), name)));
         let uids = object.owners.iter().map(|owner| &owner.uid).chain(object.labels.get(names::LABEL_OWNER_UID));
-        let of_uid = uids.flat_map(|uid| {
+        let of_uid = uids.chain(object.labels.get(names::LABEL_CO_OWNER_UID)).flat_map(|uid| {
             let mut policies = world.policies.by(Key::Uid(uid));
             policies.retain(|policy| policy.namespace == *namespace && policy.uid == *uid);
             policies
@@ -246,6 +249,22 @@ mod tests {
         ]});
         let delta = world.istio(Kind::DestinationRule).put(rule("any", "elsewhere.example", &owner)).unwrap();
         assert_eq!(sorted(of_istio(&delta, &world)), ["gone"]);
+    }
+
+    #[test]
+    fn a_shared_rule_calls_the_policy_that_has_blocks_in_it_even_if_that_is_gone() {
+        let world = world();
+        let marks = |name: &str| {
+            json!({
+                "labels": {names::LABEL_CO_OWNER_UID: format!("uid-{name}")},
+                "annotations": {names::ANNOTATION_CO_OWNER: name},
+            })
+        };
+        let rules = world.istio(Kind::DestinationRule);
+        let shared = rules.put(rule("any", "elsewhere.example", &marks("c"))).unwrap();
+        assert_eq!(sorted(of_istio(&shared, &world)), ["c"]);
+        let forgotten = rules.put(rule("other-one", "elsewhere.example", &marks("gone"))).unwrap();
+        assert_eq!(sorted(of_istio(&forgotten, &world)), ["gone"]);
     }
 
     #[test]

@@ -31,13 +31,16 @@ pub enum Class {
 pub const fn class(outcome: &Outcome) -> Class {
     match outcome {
         Outcome::Rejected(_) => Class::Never,
-        // Watches tell of the Service, the rival and the foreign object; another Istio is looked for.
+        // Watches tell of the Service, the rival and the foreign object with who owns what in it; another
+        // Istio is looked for.
         Outcome::Unsupported(_)
         | Outcome::Conflicted(_)
         | Outcome::Superseded(_)
         | Outcome::Waiting(_)
         | Outcome::Observing(..)
         | Outcome::Suspended(..)
+        | Outcome::FieldConflict(..)
+        | Outcome::ForeignFields(..)
         | Outcome::Programmed(..) => Class::Resync,
         // Another rule of admission may take what was refused; no event tells of it, and it often comes
         // within seconds.

@@ -10,6 +10,7 @@ use std::{collections::HashSet, fmt::Debug};
 use futures::StreamExt as _;
 use kube::{
     Api, Resource,
+    core::DeserializeGuard,
     runtime::{
         WatchStreamExt as _,
         watcher::{self, Event, watcher},
@@ -50,6 +51,29 @@ impl Listed {
     }
 }
 
+/// What there is of an object to keep.
+pub enum Lean<V> {
+    /// This.
+    Read(Entry<V>),
+    /// Nothing: it is not of the type that we know. Its namespace, name and uid, and the fault.
+    Unread(Entry<String>),
+}
+
+impl<V> From<Entry<V>> for Lean<V> {
+    fn from(entry: Entry<V>) -> Self {
+        Self::Read(entry)
+    }
+}
+
+/// As `lean`, for a kind that the API server may know better than we do: one object with a value of
+/// tomorrow would otherwise end the list, and with it the watch of all.
+pub fn guarded<K, V>(lean: impl Fn(K) -> Entry<V>) -> impl Fn(DeserializeGuard<K>) -> Lean<V> {
+    move |object| match object.0 {
+        Ok(object) => Lean::Read(lean(object)),
+        Err(invalid) => Lean::Unread(Entry::new(&invalid.metadata, invalid.error)),
+    }
+}
+
 /// One watch.
 pub struct Watch<'a> {
     /// The kind, for logs and metrics.
@@ -75,7 +99,7 @@ impl Watch<'_> {
         self,
         api: Api<K>,
         cache: &Cache<V>,
-        lean: impl Fn(K) -> Entry<V>,
+        lean: impl Fn(K) -> Lean<V>,
         tell: impl Fn(&Delta<V>),
     ) where
         K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
@@ -87,14 +111,23 @@ impl Watch<'_> {
         let mut seen = HashSet::new();
         let mut first = true;
         let listed = || listed.iter().for_each(|listed| listed.one());
+        let put = |object: K, seen: Option<&mut HashSet<_>>| {
+            let (place, entry) = match lean(object) {
+                Lean::Read(entry) => ((entry.namespace.clone(), entry.name.clone()), Some(entry)),
+                Lean::Unread(entry) => {
+                    metrics.unread(kind);
+                    let Entry { namespace, name, view: error, .. } = entry;
+                    tracing::warn!(kind, namespace, name, error, "an object cannot be read and stays as it was known");
+                    ((namespace, name), None)
+                }
+            };
+            seen.map(|seen| seen.insert(place));
+            entry.and_then(|entry| cache.put(entry)).iter().for_each(&tell);
+        };
         while let Some(event) = events.next().await {
             match event {
                 Ok(Event::Init) => seen.clear(),
-                Ok(Event::InitApply(object)) => {
-                    let entry = lean(object);
-                    seen.insert((entry.namespace.clone(), entry.name.clone()));
-                    cache.put(entry).iter().for_each(&tell);
-                }
+                Ok(Event::InitApply(object)) => put(object, Some(&mut seen)),
                 Ok(Event::InitDone) => {
                     cache.retain(scope.as_deref(), &seen).iter().for_each(&tell);
                     seen = HashSet::new();
@@ -107,10 +140,13 @@ impl Watch<'_> {
                         recovered();
                     }
                 }
-                Ok(Event::Apply(object)) => cache.put(lean(object)).iter().for_each(&tell),
+                Ok(Event::Apply(object)) => put(object, None),
                 Ok(Event::Delete(object)) => {
-                    let gone = lean(object);
-                    cache.remove(&gone.namespace, &gone.name, &gone.uid).iter().for_each(&tell);
+                    let (namespace, name, uid) = match lean(object) {
+                        Lean::Read(gone) => (gone.namespace, gone.name, gone.uid),
+                        Lean::Unread(gone) => (gone.namespace, gone.name, gone.uid),
+                    };
+                    cache.remove(&namespace, &name, &uid).iter().for_each(&tell);
                 }
                 Err(error) => {
                     if let Some(barred) = barred.filter(|_| is_forbidden(&error)) {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde_json::Value;
 
-use super::resolve_host;
+use super::{Claim, Handler, SHARED_BLOCKS, resolve_host};
 use crate::names;
 
 /// The kinds that we generate, in the order in which they are written.
@@ -73,6 +73,12 @@ pub struct Existing {
     pub labels: BTreeMap<String, String>,
     /// All owners.
     pub owners: Vec<OwnerReference>,
+    /// Name of the `Resilience` whose blocks stand in it beside what its owner wrote, by our annotation.
+    pub co_owner: Option<String>,
+    /// What field managers other than ours own in the blocks that can be shared.
+    pub claims: Vec<Claim>,
+    /// The tool that keeps it, if it is one that we know.
+    pub handler: Option<Handler>,
     /// The whole spec.
     pub spec: Value,
 }
@@ -90,6 +96,9 @@ impl Existing {
             deleting: meta.deletion_timestamp.is_some(),
             labels: meta.labels.clone().unwrap_or_default(),
             owners: meta.owner_references.clone().unwrap_or_default(),
+            co_owner: meta.annotations.as_ref().and_then(|all| all.get(names::ANNOTATION_CO_OWNER)).cloned(),
+            claims: Claim::of(meta.managed_fields.as_deref().unwrap_or_default()),
+            handler: Handler::of(meta),
             spec,
         }
     }
@@ -158,6 +167,34 @@ impl Existing {
 }
 
 impl Existing {
+    /// The uid of the policy whose blocks stand in it, if one's do.
+    #[must_use]
+    pub fn co_owner_uid(&self) -> Option<&str> {
+        self.labels.get(names::LABEL_CO_OWNER_UID).map(String::as_str)
+    }
+
+    /// Who else owns a field of its traffic policy, or one below it; `field` from `spec.trafficPolicy`.
+    #[must_use]
+    pub fn claimants(&self, field: &str) -> Vec<&str> {
+        let claims = self.claims.iter().filter(|claim| claim.has(field));
+        claims.map(|claim| claim.manager.as_str()).collect()
+    }
+
+    /// Whether it would have a traffic policy without what is ours in it.
+    #[must_use]
+    pub fn has_policy_of_others(&self) -> bool {
+        let ours = |block: &str| {
+            self.co_owner_uid().is_some() && SHARED_BLOCKS.contains(&block) && self.claimants(block).is_empty()
+        };
+        match self.spec.get("trafficPolicy") {
+            Some(Value::Object(policy)) => {
+                // One that is empty is one for Istio.
+                policy.is_empty() || policy.iter().any(|(block, value)| !value.is_null() && !ours(block))
+            }
+            policy => policy.is_some_and(|policy| !policy.is_null()),
+        }
+    }
+
     /// Gateways that it binds, `mesh` left out.
     #[must_use]
     pub fn gateways(&self) -> Vec<String> {
@@ -172,13 +209,14 @@ impl Existing {
         self.labels.get(names::LABEL_MANAGED_BY).is_some_and(|value| value == names::OPERATOR)
     }
 
-    /// Whether it can matter for a policy: it is the policy's own by owner or by label, has a name that
-    /// the policy would use, or speaks of its host.
+    /// Whether it can matter for a policy: it is the policy's own by owner or by label, has blocks of it or
+    /// a name that the policy would use, or speaks of its host.
     #[must_use]
     pub fn concerns(&self, policy: &Stake<'_>, cluster_domain: &str) -> bool {
         let own = |uid: &str| {
             self.owners.iter().any(|owner| owner.uid == uid)
                 || self.labels.get(names::LABEL_OWNER_UID).is_some_and(|label| label == uid)
+                || self.co_owner_uid() == Some(uid)
         };
         policy.uid.is_some_and(own)
             || policy.name == Some(&self.name)

@@ -5,8 +5,10 @@
 //! `Resilience` kind.
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
+mod claims;
 mod existing;
 mod fields;
+mod handler;
 mod hosts;
 mod knows;
 pub mod neighbourhood;
@@ -14,8 +16,10 @@ mod ports;
 mod rules;
 mod written;
 
+pub use claims::{Claim, SHARED_BLOCKS};
 pub use existing::{Existing, Kind, Stake};
 pub use fields::{Field, written_fields};
+pub use handler::Handler;
 pub use hosts::resolve_host;
 pub use knows::{Fate, Knows, Version};
 pub use ports::{Protocol, entry_protocol, port_protocol};
@@ -24,7 +28,7 @@ pub use rules::{
 };
 pub use written::{
     ConnectionPool, Destination, DestinationRule, DestinationRuleSpec, ExactMatch, HttpPool, HttpRetry, HttpRoute,
-    LoadBalancer, LocalityLbSetting, Metadata, OutlierDetection, PortPolicy, PortSelector, RetryBudget,
-    RouteDestination, RouteMatch, Sidecar, SidecarSpec, TcpPool, TrafficPolicy, VirtualService, VirtualServiceSpec,
-    WorkloadSelector,
+    LoadBalancer, LocalityLbSetting, MergedBlocks, MergedMetadata, MergedSpec, Metadata, OutlierDetection, PortPolicy,
+    PortSelector, RetryBudget, RouteDestination, RouteMatch, Sidecar, SidecarSpec, TcpPool, TrafficPolicy,
+    VirtualService, VirtualServiceSpec, WorkloadSelector,
 };

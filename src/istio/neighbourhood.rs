@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use super::{Existing, Kind, existing::strings as existing_strings};
 pub use clients::{Clients, Deviation, Hidden};
-pub use gateway_api::{GatewayRoute, GatewayRouteKind, RouteParent};
+pub use gateway_api::{GATEWAY_API_VERSION, GatewayRoute, GatewayRouteKind, RouteParent};
 pub use routes::{RouteOwner, RoutesInForce, ShadowedRoutes};
 pub use rules::{RulesInForce, ShadowedRule};
 pub use scope::{ClientSidecar, Egress};
@@ -130,6 +130,51 @@ pub enum Why {
     Capitals,
     /// A Gateway API route counts for clients of its own namespace, and in the service's namespace for all.
     NeitherProducerNorConsumer,
+}
+
+impl Why {
+    /// The reason in words, of the one that does not count; `by` names what stands in the way.
+    #[must_use]
+    pub fn because(self, by: Option<&str>) -> String {
+        let by = by.unwrap_or("another one");
+        match self {
+            Self::NeverLookedAt => {
+                "is neither in the client's namespace, nor in the service's, nor in the root namespace".to_owned()
+            }
+            Self::NotExported => "is not exported to the client's namespace".to_owned(),
+            Self::NotImported => "is not imported by the client's Sidecar".to_owned(),
+            Self::ClientsNamespaceFirst => format!("{by} is in the client's own namespace, where the search ends"),
+            Self::ServicesNamespaceFirst => {
+                format!("{by} is in the service's namespace, which comes before the root namespace")
+            }
+            Self::MoreSpecific => format!("{by} names the host more exactly"),
+            Self::OlderFirst => format!("{by} is older, and of rules with the same exportTo the oldest counts"),
+            Self::YoungerExportedDifferently => {
+                format!("{by} is younger, and of rules that differ in exportTo the youngest counts")
+            }
+            Self::OtherWorkloads => "is for other workloads".to_owned(),
+            Self::SelectedFirst => format!("{by} selects the client"),
+            Self::MergedIntoSelected => {
+                format!("Istio merges it into {by}, which is for certain workloads, and all others lose it")
+            }
+            Self::MergedIntoNarrower => {
+                format!("Istio merges it into {by}, which is exported to fewer namespaces, and all others lose it")
+            }
+            Self::PrivateFirst => format!("{by} is private to the client's namespace, and so comes first"),
+            Self::ExportedByNameFirst => {
+                format!("{by} is exported to the client's namespace by name, and so comes before public routes")
+            }
+            Self::GatewayRouteFirst => {
+                format!("{by} is of the client's namespace, where routes of the Gateway API come first")
+            }
+            Self::OlderRoutesFirst => format!("{by} is older, and its routes are taken whole"),
+            Self::NoRoute => "has no route for this client and port".to_owned(),
+            Self::Capitals => "names the host by a wildcard with capitals, which matches nothing".to_owned(),
+            Self::NeitherProducerNorConsumer => {
+                "is neither of the client's namespace nor of the service's, as Gateway API routes must be".to_owned()
+            }
+        }
+    }
 }
 
 /// What could not be decided from what was read.

@@ -46,6 +46,43 @@ pub struct DestinationRuleSpec {
     pub traffic_policy: TrafficPolicy,
 }
 
+/// What is applied to somebody else's DestinationRule: our blocks, and what says whose they are. Neither
+/// `host` nor anything else that is its owner's, and no ownerReference: it must not go with the policy.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MergedBlocks {
+    /// `networking.istio.io/v1`.
+    pub api_version: &'static str,
+    /// `DestinationRule`.
+    pub kind: &'static str,
+    /// Name, and whose the blocks are.
+    pub metadata: MergedMetadata,
+    /// The blocks.
+    pub spec: MergedSpec,
+}
+
+/// Metadata of which we own a label and an annotation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MergedMetadata {
+    /// The object's name.
+    pub name: String,
+    /// Its namespace, which is the policy's.
+    pub namespace: String,
+    /// The policy's uid; empty where it is not known (offline).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The policy's name.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Spec of which we own some blocks.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MergedSpec {
+    /// Only `connectionPool`, `outlierDetection` and `retryBudget`.
+    pub traffic_policy: TrafficPolicy,
+}
+
 /// `trafficPolicy`. Without `tls`, so that auto-mTLS stays (measured M54).
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -4,16 +4,18 @@ use kube::ResourceExt as _;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{ConditionLine, FieldChange, ValueLine, Verdict, WarningLine, explained, reasons, values};
+use super::{
+    ClientPart, ConditionLine, FieldChange, OthersLine, ValueLine, Verdict, WarningLine, explained, reasons, values,
+};
 use crate::{
-    api::{Mode, Resilience, TargetRef},
-    decide::{Step, decide},
+    api::{GeneratedRef, Mode, Ownership, Resilience, TargetRef},
+    decide::{Step, decide, held},
     diff::diff,
     istio::{Existing, Kind},
     names,
     observed::{Discovery, Observed, ServiceView, Target},
     translate::translate,
-    validate::{Owner, Settings, Valid, ejectable, is_ours},
+    validate::{Owner, Settings, Valid, ejectable, is_co_owned, is_ours},
 };
 
 /// One page.
@@ -41,6 +43,16 @@ pub struct Page {
     pub rivals: Vec<String>,
     /// What is legal but will surprise.
     pub warnings: Vec<WarningLine>,
+    /// Clients that get something else than what is generated, as far as Sidecars do not hide the host.
+    pub others: Vec<OthersLine>,
+    /// The client that was asked about; null: none was.
+    pub client: Option<ClientPart>,
+    /// Namespace and name of the DestinationRules that the client gets, merged in this order, empty: none;
+    /// null: no client was asked about.
+    pub destination_rules: Option<Vec<String>>,
+    /// Namespace and name of the VirtualServices whose routes the client gets, by port, empty: none; null:
+    /// no client was asked about.
+    pub virtual_services: Option<Vec<String>>,
     /// What this page does not know.
     pub not_observed: Vec<String>,
 }
@@ -135,6 +147,8 @@ pub struct GeneratedLine {
     pub kind: String,
     /// Its name.
     pub name: String,
+    /// Whose the object is: `Created`, or `CoOwned` where ours are some blocks of somebody else's.
+    pub ownership: Ownership,
     /// How it is.
     pub state: State,
     /// Each field that is not as it should be.
@@ -168,12 +182,11 @@ pub struct Beside {
     pub concern: String,
 }
 
-/// What no page knows. Rules of clients' namespaces and of the root namespace: istio
-/// `pilot/pkg/model/push_context.go`, `destinationRule`.
+/// What no page knows.
 const NOT_OBSERVED: [&str; 3] = [
     "whether proxies have it: this is what the API server holds, nothing here says that proxies have it",
-    "DestinationRules in the namespaces of clients, which go before these, and in Istio's root namespace",
-    "mesh configuration, Sidecars, EnvoyFilters and HTTPRoutes, which may change what is marked as a default",
+    "mesh configuration and EnvoyFilters, which may change what is marked as a default",
+    "ServiceEntries of other namespaces for the same host, and defaults of exportTo, which may change who gets what",
 ];
 
 /// The page of a policy.
@@ -215,6 +228,10 @@ pub fn page(policy: &Resilience, observed: &Observed, settings: &Settings) -> Pa
         beside: target.map(|target| beside(target, &owner, observed, settings)).unwrap_or_default(),
         rivals: observed.rivals.iter().map(|rival| rival.name.clone()).collect(),
         warnings: step.valid().iter().flat_map(|valid| &valid.warnings).map(WarningLine::from).collect(),
+        others: Vec::new(),
+        client: None,
+        destination_rules: None,
+        virtual_services: None,
         not_observed: not_observed(observed),
     }
 }
@@ -240,6 +257,10 @@ pub fn bare(target: &TargetRef, namespace: &str, observed: &Observed, settings: 
         beside,
         rivals: Vec::new(),
         warnings: Vec::new(),
+        others: Vec::new(),
+        client: None,
+        destination_rules: None,
+        virtual_services: None,
         not_observed: not_observed(observed),
     }
 }
@@ -310,10 +331,10 @@ fn left(policy: &Resilience) -> Vec<ValueLine> {
 fn generated(step: &Step, owner: &Owner, observed: &Observed) -> Vec<GeneratedLine> {
     let Some(valid) = step.valid() else {
         let state = if matches!(step, Step::Release(_)) { State::Unwanted } else { State::Left };
-        return ours(owner, observed).map(|object| line(object.kind, &object.name, state)).collect();
+        return ours(owner, observed).map(|object| line(object, state)).collect();
     };
     if let Step::Release(_) = step {
-        return ours(owner, observed).map(|object| line(object.kind, &object.name, State::Unwanted)).collect();
+        return ours(owner, observed).map(|object| line(object, State::Unwanted)).collect();
     }
     // Also with mode Suspend, where nobody writes it: how things stand is the same question.
     let desired = translate(valid);
@@ -323,24 +344,39 @@ fn generated(step: &Step, owner: &Owner, observed: &Observed) -> Vec<GeneratedLi
         let state = match write {
             None => State::AsWanted,
             Some(write) if write.create => State::Missing,
+            // Of somebody else's object, what is ours may not be there yet.
+            Some(_) if object.ownership == Ownership::CoOwned && !shares(&object.name, owner, observed) => {
+                State::Missing
+            }
             Some(_) => State::Drifted,
         };
         let changes = write.iter().flat_map(|write| &write.changes);
         GeneratedLine {
             changes: explained(changes, |change| reasons::reason(object.kind, change, &valid.effective)),
-            ..line(object.kind, &object.name, state)
+            ..line(object.reference(), state)
         }
     });
-    let unwanted = diff.prune.iter().map(|prune| line(prune.kind, &prune.name, State::Unwanted));
-    wanted.chain(unwanted).collect()
+    let unwanted = |kind: Kind, name: &str, ownership| {
+        line(GeneratedRef { kind: kind.to_string(), name: name.to_owned(), ownership }, State::Unwanted)
+    };
+    let prunes = diff.prune.iter().map(|prune| unwanted(prune.kind, &prune.name, Ownership::Created));
+    let releases = diff.release.iter().map(|release| unwanted(release.kind, &release.name, Ownership::CoOwned));
+    wanted.chain(prunes).chain(releases).collect()
 }
 
-fn ours<'a>(owner: &'a Owner, observed: &'a Observed) -> impl Iterator<Item = &'a Existing> {
-    observed.existing.iter().filter(|object| !object.deleting && is_ours(object, owner))
+/// What there is of a policy.
+fn ours<'a>(owner: &'a Owner, observed: &'a Observed) -> impl Iterator<Item = GeneratedRef> {
+    held(owner, &observed.existing).into_iter()
 }
 
-fn line(kind: Kind, name: &str, state: State) -> GeneratedLine {
-    GeneratedLine { kind: kind.to_string(), name: name.to_owned(), state, changes: Vec::new() }
+fn shares(name: &str, owner: &Owner, observed: &Observed) -> bool {
+    let named = |object: &&Existing| object.kind == Kind::DestinationRule && object.name == name;
+    observed.existing.iter().find(named).is_some_and(|object| is_co_owned(object, owner))
+}
+
+fn line(object: GeneratedRef, state: State) -> GeneratedLine {
+    let GeneratedRef { kind, name, ownership } = object;
+    GeneratedLine { kind, name, ownership, state, changes: Vec::new() }
 }
 
 fn others<'a>(owner: &'a Owner, observed: &'a Observed) -> impl Iterator<Item = &'a Existing> {
@@ -362,6 +398,9 @@ fn beside(target: &TargetRef, owner: &Owner, observed: &Observed, settings: &Set
     let concern = |object: &Existing| {
         let for_host = object.hosts(&settings.cluster_domain).contains(&host);
         match object.kind {
+            Kind::DestinationRule if is_co_owned(object, owner) => {
+                Some("holds blocks of this policy beside what is its owner's".to_owned())
+            }
             Kind::DestinationRule if for_host && object.has_workload_selector() => {
                 Some("sets a traffic policy for the host, for the clients that its workloadSelector selects".to_owned())
             }

@@ -9,7 +9,7 @@ use super::{FieldChange, Verdict, WarningLine, explained, reasons};
 use crate::{
     api::{Resilience, Warning, conditions::ACCEPTED, schema::Violation},
     decide::{Step, decide},
-    diff::{Diff, compare},
+    diff::{Diff, compare, without_ours},
     istio::{Existing, Kind},
     names,
     observed::Observed,
@@ -217,7 +217,21 @@ fn generated(diff: &Diff, observed: &Observed, effective: &[crate::api::Effectiv
         before: there(prune.kind, &prune.name).map(shown),
         after: None,
     });
-    writes.chain(prunes).collect()
+    let releases = diff.release.iter().filter_map(|release| {
+        let there = there(release.kind, &release.name)?;
+        let (before, after) = (shown(there), shown(&without_ours(there)));
+        let mut changes = Vec::new();
+        compare(Vec::new(), Some(&before), Some(&after), &mut changes);
+        Some(ObjectChange {
+            kind: release.kind.to_string(),
+            name: release.name.clone(),
+            action: Action::Update,
+            changes: explained(changes.iter(), |_| "given back: the policy has no blocks there".to_owned()),
+            before: Some(before),
+            after: Some(after),
+        })
+    });
+    writes.chain(prunes).chain(releases).collect()
 }
 
 /// An object as it is, without what others keep of it in its metadata.
@@ -230,6 +244,9 @@ fn shown(there: &Existing) -> Value {
     });
     if !there.labels.is_empty() {
         object["metadata"]["labels"] = json!(there.labels);
+    }
+    if let Some(name) = &there.co_owner {
+        object["metadata"]["annotations"][names::ANNOTATION_CO_OWNER] = json!(name);
     }
     if !there.owners.is_empty() {
         object["metadata"]["ownerReferences"] = json!(there.owners);

@@ -32,6 +32,13 @@ impl Health {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(gate, why.to_owned());
     }
 
+    /// Another reason for a gate that stands in the way; one that is open stays so.
+    pub fn explain(&self, gate: &'static str, why: &str) {
+        if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(gate) {
+            why.clone_into(known);
+        }
+    }
+
     /// The gate no longer stands in the way.
     pub fn open(&self, gate: &'static str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(gate);

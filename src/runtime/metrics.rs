@@ -44,9 +44,13 @@ pub struct Metrics {
     seconds: Histogram,
     writes: Family<ByWrite, Counter>,
     watch_errors: Family<ByKind, Counter>,
+    unreadable: Family<ByKind, Counter>,
     policies: Family<ByCondition, Gauge>,
     panics: Counter<u64, AtomicU64>,
     missing_fields: Gauge,
+    leader: Gauge,
+    lease_seconds: Histogram,
+    lease_failures: Counter,
     tally: OnceLock<Box<dyn Fn() -> Tally + Send + Sync>>,
 }
 
@@ -70,6 +74,12 @@ impl Default for Metrics {
         registry.register("writes", "Writes that the API server took, by kind and verb", writes.clone());
         let watch_errors = Family::default();
         registry.register("watch_errors", "Watches that broke and were started anew", watch_errors.clone());
+        let unreadable = Family::default();
+        registry.register(
+            "unreadable_objects",
+            "Objects of a watch that are not of the types we know",
+            unreadable.clone(),
+        );
         let policies = Family::default();
         registry.register("policies", "Policies by condition and its status", policies.clone());
         let panics = Counter::default();
@@ -77,6 +87,16 @@ impl Default for Metrics {
         let missing_fields = Gauge::default();
         let help = "Fields that the operator may write and the installed Istio does not have";
         registry.register("istio_missing_fields", help, missing_fields.clone());
+        let leader = Gauge::default();
+        registry.register("leader", "1 if this replica leads, and so writes; 0 if it stands by", leader.clone());
+        let lease_seconds = Histogram::new(BUCKETS);
+        registry.register(
+            "lease_seconds",
+            "How long the API server took for a renewal of the lease",
+            lease_seconds.clone(),
+        );
+        let lease_failures = Counter::default();
+        registry.register("lease_failures", "Calls about the lease that failed", lease_failures.clone());
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "What is running", build);
         Self {
@@ -85,9 +105,13 @@ impl Default for Metrics {
             seconds,
             writes,
             watch_errors,
+            unreadable,
             policies,
             panics,
             missing_fields,
+            leader,
+            lease_seconds,
+            lease_failures,
             tally: OnceLock::new(),
         }
     }
@@ -110,6 +134,11 @@ impl Metrics {
         self.watch_errors.get_or_create(&ByKind { kind }).inc();
     }
 
+    /// A watch told of an object that cannot be read.
+    pub fn unread(&self, kind: &'static str) {
+        self.unreadable.get_or_create(&ByKind { kind }).inc();
+    }
+
     /// A reconcile panicked.
     pub fn panicked(&self) {
         self.panics.inc();
@@ -118,6 +147,21 @@ impl Metrics {
     /// So many fields are missing in what is installed.
     pub fn missing(&self, fields: usize) {
         self.missing_fields.set(i64::try_from(fields).unwrap_or(i64::MAX));
+    }
+
+    /// Whether this replica leads.
+    pub fn leads(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
+    }
+
+    /// The lease was taken or renewed.
+    pub fn lease_renewed(&self, took: Duration) {
+        self.lease_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A call about the lease failed.
+    pub fn lease_failed(&self) {
+        self.lease_failures.inc();
     }
 
     /// Who counts policies; asked at each scrape, so that nothing is counted for nobody.
@@ -152,8 +196,12 @@ mod tests {
         metrics.reconciled("programmed", Duration::from_millis(3));
         metrics.wrote("DestinationRule", "create");
         metrics.watch_broke("Service");
+        metrics.unread("Service");
         metrics.panicked();
         metrics.missing(3);
+        metrics.leads(true);
+        metrics.lease_renewed(Duration::from_millis(3));
+        metrics.lease_failed();
         metrics.tally_with(|| vec![("Ready", "True", 4)]);
         let text = metrics.encode().unwrap();
         for line in [
@@ -162,8 +210,12 @@ mod tests {
             r#"resilience_operator_writes_total{kind="DestinationRule",verb="create"} 1"#,
             r#"resilience_operator_watch_errors_total{kind="Service"} 1"#,
             r#"resilience_operator_policies{condition="Ready",status="True"} 4"#,
+            r#"resilience_operator_unreadable_objects_total{kind="Service"} 1"#,
             "resilience_operator_panics_total 1",
             "resilience_operator_istio_missing_fields 3",
+            "resilience_operator_leader 1",
+            r#"resilience_operator_lease_seconds_bucket{le="0.005"} 1"#,
+            "resilience_operator_lease_failures_total 1",
             "resilience_operator_build_info{version=",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 
+use super::lease::timing::Timing;
 use crate::names;
 
 /// How logs are written.
@@ -57,6 +58,28 @@ pub struct Flags {
     /// [default: istiod.istio-system.svc:15014].
     #[arg(long, env = "RESILIENCE_ISTIOD_ADDRESS", value_name = "HOST:PORT")]
     pub istiod_address: Option<String>,
+    /// Whether replicas elect one that writes; false: there must be no other [default: true].
+    #[arg(
+        long,
+        env = "RESILIENCE_LEADER_ELECT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    pub leader_elect: Option<bool>,
+    /// The Lease that they are elected by, in the operator's own namespace [default: resilience-operator].
+    #[arg(long, env = "RESILIENCE_LEASE_NAME", value_name = "NAME")]
+    pub lease_name: Option<String>,
+    /// How long a leader that has vanished is waited for, in whole seconds [default: 15s].
+    #[arg(long, env = "RESILIENCE_LEASE_DURATION", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub lease_duration: Option<Duration>,
+    /// How long a leader that cannot renew still begins writes, before it ends itself [default: 10s].
+    #[arg(long, env = "RESILIENCE_RENEW_DEADLINE", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub renew_deadline: Option<Duration>,
+    /// How often the leader renews, and the others look [default: 2s].
+    #[arg(long, env = "RESILIENCE_RETRY_PERIOD", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub retry_period: Option<Duration>,
 }
 
 /// The file: every setting of [`Flags`] but the file itself.
@@ -73,6 +96,14 @@ struct File {
     log_level: Option<String>,
     admin_address: Option<SocketAddr>,
     istiod_address: Option<String>,
+    leader_elect: Option<bool>,
+    lease_name: Option<String>,
+    #[serde(default, with = "humantime_serde")]
+    lease_duration: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
+    renew_deadline: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
+    retry_period: Option<Duration>,
 }
 
 /// Settings, all decided and checked.
@@ -96,6 +127,12 @@ pub struct Settings {
     pub admin_address: SocketAddr,
     /// Host and port of istiod's monitoring; empty: nobody is asked.
     pub istiod_address: String,
+    /// Whether replicas elect one that writes.
+    pub leader_elect: bool,
+    /// The Lease that they are elected by.
+    pub lease_name: String,
+    /// The times of the election.
+    pub timing: Timing,
 }
 
 impl Default for Settings {
@@ -110,6 +147,9 @@ impl Default for Settings {
             log_level: "info".to_owned(),
             admin_address: SocketAddr::from(([0, 0, 0, 0], 8080)),
             istiod_address: "istiod.istio-system.svc:15014".to_owned(),
+            leader_elect: true,
+            lease_name: names::OPERATOR.to_owned(),
+            timing: Timing::default(),
         }
     }
 }
@@ -141,6 +181,11 @@ impl Settings {
             log_level,
             admin_address,
             istiod_address,
+            leader_elect,
+            lease_name,
+            lease_duration,
+            renew_deadline,
+            retry_period,
         } = flags;
         let settings = Self {
             cluster_domain: cluster_domain.or(file.cluster_domain).unwrap_or(default.cluster_domain),
@@ -154,6 +199,13 @@ impl Settings {
             log_level: log_level.or(file.log_level).unwrap_or(default.log_level),
             admin_address: admin_address.or(file.admin_address).unwrap_or(default.admin_address),
             istiod_address: istiod_address.or(file.istiod_address).unwrap_or(default.istiod_address),
+            leader_elect: leader_elect.or(file.leader_elect).unwrap_or(default.leader_elect),
+            lease_name: lease_name.or(file.lease_name).unwrap_or(default.lease_name),
+            timing: Timing {
+                lease_duration: lease_duration.or(file.lease_duration).unwrap_or(default.timing.lease_duration),
+                renew_deadline: renew_deadline.or(file.renew_deadline).unwrap_or(default.timing.renew_deadline),
+                retry_period: retry_period.or(file.retry_period).unwrap_or(default.timing.retry_period),
+            },
         };
         settings.checked()
     }
@@ -188,6 +240,8 @@ impl Settings {
             "resync: {} is a load on the API server; set at least 1m",
             humantime::format_duration(self.resync)
         );
+        ensure!(is_dns(&self.lease_name), "leaseName: {:?} is no object's name", self.lease_name);
+        self.timing.check()?;
         Ok(self)
     }
 }
@@ -256,6 +310,10 @@ mod tests {
             "istiodAddress: istiod",
             "istiodAddress: http://istiod:15014",
             "istiodAddress: istiod:155014",
+            "leaseName: A",
+            "leaseDuration: 10s",
+            "renewDeadline: 3s",
+            "retryPeriod: 100ms",
         ] {
             let (_file, flags) = file(text);
             assert!(Settings::load(flags).is_err(), "{text} was accepted");

@@ -5,10 +5,11 @@ use crate::{
     api::LocalityFailover,
     istio::{
         ConnectionPool, DestinationRule, DestinationRuleSpec, HttpPool, Kind, LoadBalancer, LocalityLbSetting,
-        OutlierDetection, PortPolicy, PortSelector, RetryBudget, TcpPool, TrafficPolicy,
+        MergedBlocks, MergedMetadata, MergedSpec, OutlierDetection, PortPolicy, PortSelector, RetryBudget, TcpPool,
+        TrafficPolicy,
     },
     names,
-    validate::{Policy, ResolvedEjection, Valid},
+    validate::{Merge, Policy, ResolvedEjection, Valid},
 };
 
 /// `None` if nothing of the policy belongs there: Istio refuses an empty traffic policy.
@@ -29,6 +30,28 @@ pub(super) fn build(valid: &Valid) -> Option<DestinationRule> {
         kind: Kind::DestinationRule.as_str(),
         metadata: metadata(valid),
         spec: DestinationRuleSpec { host: valid.host.clone(), traffic_policy: policy },
+    })
+}
+
+/// The blocks of the policy for somebody else's rule; `None` as with [`build`].
+pub(super) fn blocks(valid: &Valid, merge: &Merge) -> Option<MergedBlocks> {
+    // Locality and ports were refused: their places in a rule are not for two.
+    let policy = TrafficPolicy { load_balancer: None, ..traffic_policy(&valid.common) };
+    if policy == TrafficPolicy::default() {
+        return None;
+    }
+    let uid = valid.owner.uid.iter().map(|uid| (names::LABEL_CO_OWNER_UID.to_owned(), uid.clone()));
+    let name = [(names::ANNOTATION_CO_OWNER.to_owned(), valid.owner.name.clone())];
+    Some(MergedBlocks {
+        api_version: names::ISTIO_API_VERSION,
+        kind: Kind::DestinationRule.as_str(),
+        metadata: MergedMetadata {
+            name: merge.name.clone(),
+            namespace: valid.owner.namespace.clone(),
+            labels: uid.collect(),
+            annotations: name.into(),
+        },
+        spec: MergedSpec { traffic_policy: policy },
     })
 }
 

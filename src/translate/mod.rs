@@ -14,7 +14,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::Value;
 
 use crate::{
-    istio::{DestinationRule, Kind, Metadata, Sidecar, VirtualService},
+    api::{GeneratedRef, Ownership},
+    istio::{DestinationRule, Kind, MergedBlocks, Metadata, Sidecar, VirtualService},
     names,
     validate::Valid,
 };
@@ -26,6 +27,8 @@ pub struct Desired {
     pub sidecar: Option<Sidecar>,
     /// Limits, ejection, connect timeout.
     pub destination_rule: Option<DestinationRule>,
+    /// The same, in somebody else's DestinationRule; never both.
+    pub merged: Option<MergedBlocks>,
     /// Request timeout, retries.
     pub virtual_service: Option<VirtualService>,
 }
@@ -37,8 +40,24 @@ pub struct DesiredObject {
     pub kind: Kind,
     /// Its name.
     pub name: String,
+    /// Whose the object is.
+    pub ownership: Ownership,
     /// The whole of what we apply.
     pub json: Value,
+}
+
+impl DesiredObject {
+    /// As it is named to people.
+    #[must_use]
+    pub fn called(&self) -> String {
+        self.reference().called()
+    }
+
+    /// As it stands in the status.
+    #[must_use]
+    pub fn reference(&self) -> GeneratedRef {
+        GeneratedRef { kind: self.kind.as_str().to_owned(), name: self.name.clone(), ownership: self.ownership }
+    }
 }
 
 impl Desired {
@@ -46,34 +65,43 @@ impl Desired {
     #[must_use]
     pub fn objects(&self) -> Vec<DesiredObject> {
         // Without `..`, so that another kind does not compile until it is written as well.
-        let Self { sidecar, destination_rule, virtual_service } = self;
+        let Self { sidecar, destination_rule, merged, virtual_service } = self;
         let sidecar = sidecar.as_ref().map(|sidecar| DesiredObject {
             kind: Kind::Sidecar,
             name: sidecar.metadata.name.clone(),
+            ownership: Ownership::Created,
             json: serde_json::to_value(sidecar).unwrap_or_default(),
         });
         let rule = destination_rule.as_ref().map(|rule| DesiredObject {
             kind: Kind::DestinationRule,
             name: rule.metadata.name.clone(),
+            ownership: Ownership::Created,
             json: serde_json::to_value(rule).unwrap_or_default(),
+        });
+        let blocks = merged.as_ref().map(|blocks| DesiredObject {
+            kind: Kind::DestinationRule,
+            name: blocks.metadata.name.clone(),
+            ownership: Ownership::CoOwned,
+            json: serde_json::to_value(blocks).unwrap_or_default(),
         });
         let service = virtual_service.as_ref().map(|service| DesiredObject {
             kind: Kind::VirtualService,
             name: service.metadata.name.clone(),
+            ownership: Ownership::Created,
             json: serde_json::to_value(service).unwrap_or_default(),
         });
-        sidecar.into_iter().chain(rule).chain(service).collect()
+        sidecar.into_iter().chain(rule).chain(blocks).chain(service).collect()
     }
 }
 
 /// Translates.
 #[must_use]
 pub fn translate(valid: &Valid) -> Desired {
-    Desired {
-        sidecar: sidecar::build(valid),
-        destination_rule: destination_rule::build(valid),
-        virtual_service: virtual_service::build(valid),
-    }
+    let (destination_rule, merged) = match &valid.merge {
+        None => (destination_rule::build(valid), None),
+        Some(merge) => (None, destination_rule::blocks(valid, merge)),
+    };
+    Desired { sidecar: sidecar::build(valid), destination_rule, merged, virtual_service: virtual_service::build(valid) }
 }
 
 fn metadata(valid: &Valid) -> Metadata {

@@ -96,7 +96,10 @@ pub(super) fn look(
         ours.into_iter().find(|object| object.kind == kind && object.name == name)
     };
     if wants.rule && !valid.host.is_empty() {
-        neighbours.rules = rules::look(valid, &name, &around, ours(Kind::DestinationRule));
+        neighbours.rules = match &valid.merge {
+            None => rules::look(valid, &name, &around, ours(Kind::DestinationRule)),
+            Some(merge) => rules::look_beside(valid, &merge.name, &around),
+        };
         if let Some(Hidden { rule, .. }) = neighbours.rules.hidden.iter().find(|hidden| hidden.has_tls) {
             return Err(format!(
                 "{rule} says how calls are encrypted (tls), and a rule of ours for {} would hide it whole: give that host a DestinationRule of its own with the tls and set coexistence: Merge here, or take the tls out of it",
@@ -131,6 +134,8 @@ fn look_within(
         let whole = rules::whole(other);
         let for_host = other.is_for(host, &settings.cluster_domain);
         match other.kind {
+            // One of them holds our blocks, and none of ours stands beside it.
+            Kind::DestinationRule if valid.merge.is_some() => {}
             Kind::DestinationRule if for_host && !other.has_workload_selector() => {
                 let our_rule = ours.iter().find(|object| object.kind == Kind::DestinationRule && object.name == name);
                 match beside(our_rule.copied(), other, name, host) {
@@ -173,7 +178,7 @@ fn beside(ours: Option<&Existing>, other: &Existing, name: &str, host: &str) -> 
     let (whole, exports) = (rules::whole(other), other.export_to());
     // One that is there for its subsets is merged with ours, whichever is older (claims R1.3b, R1.3c), unless
     // it is exported elsewhere (R1.4): ours has no `exportTo`.
-    if !other.has_traffic_policy() && exports.is_empty() && other.name != name {
+    if !other.has_policy_of_others() && exports.is_empty() && other.name != name {
         return Beside::Merged;
     }
     if !exports.is_empty() {
@@ -213,8 +218,16 @@ pub(crate) fn is_ours(object: &Existing, owner: &Owner) -> bool {
     }
 }
 
+/// Whether blocks of this policy stand in an object that is not ours.
+pub(crate) fn is_co_owned(object: &Existing, owner: &Owner) -> bool {
+    match &owner.uid {
+        Some(uid) => object.co_owner_uid() == Some(uid),
+        None => object.co_owner.as_ref() == Some(&owner.name),
+    }
+}
+
 /// Which of two rules for one host counts: the older, then the first by name (measured M3).
-fn first(one: &Existing, other: &Existing) -> bool {
+pub(super) fn first(one: &Existing, other: &Existing) -> bool {
     by_age(one.created, &one.name) < by_age(other.created, &other.name)
 }
 

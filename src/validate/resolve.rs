@@ -174,6 +174,7 @@ pub(super) fn resolve(
         common,
         ports,
         common_acts,
+        merge: None,
         routes: Vec::new(),
         effective: Vec::new(),
         warnings: Vec::new(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kube::ResourceExt;
 
-use super::{Violation, neighbours::Wants};
+use super::{Violation, merge::Merge, neighbours::Wants};
 use crate::{
     api::{
         Duration, EffectiveValue, LocalityFailover, Method, Mode, PerClientLimits, Resilience, RetryOn, ServerMode,
@@ -35,6 +35,8 @@ pub struct Valid {
     pub server: Option<ServerLimits>,
     /// Whether a port of the target has no entry, so that the common policy acts at all.
     pub common_acts: bool,
+    /// Somebody else's DestinationRule that is to hold what would otherwise be in one of ours.
+    pub merge: Option<Merge>,
     /// HTTP ports that get a route, in the order of the target.
     pub routes: Vec<u16>,
     /// Every value with its origin.
@@ -133,6 +135,25 @@ impl Policy {
             || idle.is_some()
             || lifetime.is_some()
             || self.retries.as_ref().is_some_and(|retries| retries.budget.is_some())
+    }
+
+    /// The blocks of a DestinationRule's traffic policy that it fills.
+    pub(super) fn blocks(&self) -> Vec<&'static str> {
+        let Timeouts { connect, request: _, idle, lifetime } = &self.timeouts;
+        let times = connect.is_some() || idle.is_some() || lifetime.is_some();
+        let pool = times || self.limits != PerClientLimits::default();
+        let budget = self.retries.as_ref().is_some_and(|retries| retries.budget.is_some());
+        let all = [(pool, "connectionPool"), (self.ejection.is_some(), "outlierDetection"), (budget, "retryBudget")];
+        all.into_iter().filter_map(|(filled, block)| filled.then_some(block)).collect()
+    }
+
+    /// Whether a DestinationRule says the same for both.
+    pub(super) fn same_rule(&self, other: &Self) -> bool {
+        let rule = |policy: &Self| {
+            let Timeouts { connect, request: _, idle, lifetime } = policy.timeouts.clone();
+            (policy.limits.clone(), policy.ejection.clone(), connect, idle, lifetime)
+        };
+        rule(self) == rule(other)
     }
 
     /// Whether anything of it belongs in a VirtualService.

@@ -9,8 +9,10 @@ mod mesh;
 mod neighbours;
 mod retries;
 mod server;
+mod sharing;
 
 use super::{
+    Settings,
     neighbours::Neighbours,
     valid::{Policy, Valid},
 };
@@ -26,6 +28,7 @@ pub(super) fn warnings(
     service: Option<&ServiceView>,
     observed: &Observed,
     neighbours: &Neighbours,
+    settings: &Settings,
 ) -> Vec<Warning> {
     let mut all = Warnings::default();
     for group in groups(spec, valid, service) {
@@ -37,6 +40,7 @@ pub(super) fn warnings(
     }
     neighbours::warn(valid, neighbours, &mut all);
     mesh::warn(valid, service, observed, &mut all);
+    sharing::warn(valid, observed, settings, &mut all);
     all.said.sort_by_key(|said| said.code);
     all.said.into_iter().map(Said::warning).collect()
 }

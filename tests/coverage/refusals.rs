@@ -45,6 +45,7 @@ fn every_sentence_of_a_refusal_stands_in_a_document_that_is_refused() {
     let documents = texts("tests/translate", ".out.yaml") + &texts("tests/reject", "") + &texts("tests/cli", ".md");
     let sources = sources(&[
         "src/validate.rs",
+        "src/validate/merge.rs",
         "src/validate/neighbours.rs",
         "src/validate/resolve.rs",
         "src/validate/server_side.rs",

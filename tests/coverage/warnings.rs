@@ -6,7 +6,7 @@ use super::{sentences, sources, texts};
 use crate::support::read;
 
 /// The code, a golden file that has it, and one that is as close and does not.
-const BOUNDARIES: [(&str, &str, &str); 51] = [
+const BOUNDARIES: [(&str, &str, &str); 54] = [
     ("RES010", "limits-smallest", "limits-that-refuse-nothing"),
     ("RES010", "entry-with-a-selector", "entry-static"),
     ("RES011", "limits-with-ejection", "limits-that-only-queue-beside-ejection"),
@@ -45,10 +45,13 @@ const BOUNDARIES: [(&str, &str, &str); 51] = [
     ("RES033", "route-of-the-gateway-api-of-a-client", "route-of-the-gateway-api"),
     ("RES034", "routes-elsewhere-younger", "routes-elsewhere-older-than-ours"),
     ("RES035", "routes-for-a-wildcard", "routes-for-another-wildcard"),
+    ("RES035", "routes-for-a-wildcard-that-are-younger", "routes-elsewhere-younger"),
     ("RES040", "entry-none", "entry-dns"),
     ("RES041", "tls-port-with-ejection", "tls-port-with-connections"),
     ("RES050", "namespace-without-sidecars", "namespace-with-sidecars"),
     ("RES060", "istio-without-backoff-default", "istio-with-backoff-default"),
+    ("RES061", "merge-into-a-rule-with-subsets", "merge-into-a-rule"),
+    ("RES062", "routes-of-another-to-other-hosts", "routes-of-another-that-are-elsewhere"),
     ("RES070", "clients-rule", "clients-rule-for-other-namespaces"),
     ("RES070", "clients-rule-for-a-wildcard", "clients-rule-beside-routes-alone"),
     ("RES071", "clients-rule-for-some-pods", "clients-rule"),
@@ -98,13 +101,13 @@ fn every_sentence_of_a_warning_stands_in_a_golden_file() {
     let golden = texts("tests/translate", ".out.yaml") + &read("tests/neighbours.rs");
     let folder = "src/validate/warnings";
     let mut missing = Vec::new();
-    for file in ["ejection", "limits", "mesh", "neighbours", "retries", "server"] {
+    for file in ["ejection", "limits", "mesh", "neighbours", "retries", "server", "sharing"] {
         let (path, source) = sources(&[&format!("{folder}/{file}.rs")]).remove(0);
         missing.extend(
             sentences(&source).into_iter().filter(|text| !golden.contains(text)).map(|text| format!("{path}: {text}")),
         );
     }
     let files = crate::support::files(folder, ".rs");
-    assert_eq!(files.len(), 6, "a file of warnings that is not looked at");
+    assert_eq!(files.len(), 7, "a file of warnings that is not looked at");
     assert!(missing.is_empty(), "in no golden file:\n{}", missing.join("\n"));
 }

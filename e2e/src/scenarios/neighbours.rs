@@ -171,18 +171,21 @@ fn rules(street: &Street<'_>) -> Result<()> {
         street.has(home, OURS)
     };
     let none = json!({});
+    // For the client there, and then for other pods: that one has no rule at all now. istiod tells of it since
+    // the rule was for it before; that it goes it tells nobody whom it does not select, until more happens.
+    let selecting = |app: &str| json!({"workloadSelector": {"matchLabels": {"app": app}}});
+    away.apply(&street.rule("selector", &host, &selecting("fortio")).to_string())?;
+    street.says("RES070", Some("/selector"))?;
+    street.has(away, THEIRS)?;
+    street.comes_and_goes(away, &street.rule("selector", &host, &selecting("not-there")), "RES071", || {
+        street.has(away, NOBODYS)?;
+        street.has(home, OURS)
+    })?;
     street.comes_and_goes(away, &street.rule("exact", &host, &none), "RES070", theirs_away)?;
     street.has(away, OURS)?;
     street.comes_and_goes(away, &street.rule("wildcard", "*.svc.cluster.local", &none), "RES070", theirs_away)?;
     street.has(away, OURS)?;
-    let for_others = json!({"workloadSelector": {"matchLabels": {"app": "not-there"}}});
-    street.comes_and_goes(away, &street.rule("selector", &host, &for_others), "RES071", || {
-        street.has(away, NOBODYS)?;
-        street.has(home, OURS)
-    })?;
-    street.has(away, OURS)?;
-    let for_fortio = json!({"workloadSelector": {"matchLabels": {"app": "fortio"}}});
-    street.comes_and_goes(home, &street.rule("for-fortio", &host, &for_fortio), "RES070", || {
+    street.comes_and_goes(home, &street.rule("for-fortio", &host, &selecting("fortio")), "RES070", || {
         street.has(home, THEIRS)?;
         street.has(away, OURS)
     })?;
@@ -363,9 +366,10 @@ impl Hands<'_> {
         self.programmed("younger", 62)
     }
 
+    /// First by name, too: of the same second it counts as older.
     fn rule(host: &str, more: &Value) -> String {
         let mut rule = json!({
-            "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": {"name": "persons"},
+            "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": {"name": "a-persons"},
             "spec": {"host": host, "trafficPolicy": {"connectionPool": {"http": {"http2MaxRequests": 63}}}},
         });
         for (key, value) in more.as_object().into_iter().flatten() {

@@ -76,8 +76,10 @@ pub(super) fn look(valid: &Valid, name: &str, around: &Neighbourhood, ours: Opti
             let force = around.routes(&callee, *port, &client);
             for shadowed in force.shadowed.iter().filter(|one| one.by.as_ref().is_some_and(|by| by.is(&own))) {
                 let RouteOwner::VirtualService(other) = &shadowed.owner else { continue };
+                let is_exact = other.is_for(&valid.host, &around.cluster_domain);
                 match shadowed.why {
-                    Why::MoreSpecific => drop(routes.hidden.insert(whole(other))),
+                    // Whichever is older: a wildcard never counts beside the host itself.
+                    Why::MoreSpecific | Why::OlderRoutesFirst if !is_exact => drop(routes.hidden.insert(whole(other))),
                     Why::OlderRoutesFirst => drop(routes.ignored.insert(whole(other))),
                     _ => {}
                 }

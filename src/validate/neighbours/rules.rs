@@ -40,15 +40,7 @@ pub(super) fn look(valid: &Valid, name: &str, around: &Neighbourhood, ours: Opti
     // Only the presence of a traffic policy matters.
     let rule = would_be(Kind::DestinationRule, valid, name, ours, json!({"host": valid.host, "trafficPolicy": {}}));
     let around = around.with(rule.clone());
-    let mut rules = Rules::default();
-    for deviation in around.other_rules(&callee, &rule) {
-        let clients = deviation.clients.to_string();
-        match (&deviation.gets, &deviation.by) {
-            (Some(other), _) => rules.others.push((clients, whole(other))),
-            (None, Some(other)) => rules.none.push((clients, whole(other))),
-            (None, None) => {}
-        }
-    }
+    let mut rules = deviating(&callee, &rule, &around);
     for hidden in around.hidden_by(&callee, &rule) {
         let host = hidden.object.hosts(&around.cluster_domain).join(", ");
         rules.hidden.push(Hidden {
@@ -57,6 +49,34 @@ pub(super) fn look(valid: &Valid, name: &str, around: &Neighbourhood, ours: Opti
             lost: lost(&hidden.object.spec),
             has_tls: hidden.has_tls,
         });
+    }
+    rules
+}
+
+/// Likewise where our blocks are to stand in somebody else's rule of that name. What it hides, it hides
+/// without us.
+pub(super) fn look_beside(valid: &Valid, holder: &str, around: &Neighbourhood) -> Rules {
+    let here = |rule: &&std::sync::Arc<Existing>| rule.namespace == valid.owner.namespace && rule.name == holder;
+    // It has a traffic policy once our blocks are in it.
+    let Some(rule) = around.rules.iter().find(here) else { return Rules::default() };
+    let mut rule = Existing::clone(rule);
+    if let Value::Object(spec) = &mut rule.spec {
+        spec.entry("trafficPolicy").or_insert_with(|| json!({}));
+    }
+    let around = around.with(rule.clone());
+    deviating(&callee(valid), &rule, &around)
+}
+
+/// Which clients have another rule, or none.
+fn deviating(callee: &Callee, rule: &Existing, around: &Neighbourhood) -> Rules {
+    let mut rules = Rules::default();
+    for deviation in around.other_rules(callee, rule) {
+        let clients = deviation.clients.to_string();
+        match (&deviation.gets, &deviation.by) {
+            (Some(other), _) => rules.others.push((clients, whole(other))),
+            (None, Some(other)) => rules.none.push((clients, whole(other))),
+            (None, None) => {}
+        }
     }
     rules
 }

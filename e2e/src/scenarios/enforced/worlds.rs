@@ -162,6 +162,7 @@ fn documents(objects: impl Iterator<Item = Value>) -> String {
         if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.remove("uid");
             metadata.remove("creationTimestamp");
+            metadata.remove("managedFields");
         }
         object.to_string()
     });
