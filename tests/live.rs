@@ -376,7 +376,8 @@ async fn nothing_of_that_name_ends_with_1_and_says_where_it_looked() {
 #[tokio::test]
 async fn a_missing_permission_names_the_resource_and_how_to_learn_of_it() {
     let stage = Stage::with(&breaker(5)).await;
-    for resource in ["destinationrules", "services"] {
+    // The rules in all namespaces, then in this one and in the root namespace.
+    for resource in ["destinationrules", "destinationrules", "destinationrules", "services"] {
         let words = "resource is forbidden: User \"eve\" cannot list it";
         stage.fake.fault(&format!("list {resource}"), Fault::Answer(403, words));
     }

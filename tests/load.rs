@@ -576,10 +576,11 @@ async fn a_stall_that_a_closed_loop_sees_once_is_seen_by_every_request_that_was_
     let (honest, naive, ()) = tokio::join!(load::run(&open, &control), load::run(&closed, &naive), stalled);
     let (honest, naive) = (honest.unwrap(), naive.unwrap());
     assert_eq!([count(&honest, 200), count(&naive, 200)], [u64::from(REQUESTS); 2]);
-    // Half of the requests were due before the 50th, which was due 245 ms before the last one: no
-    // machine makes their wait shorter. Of the naive figures, only the longest has heard of a stall.
+    // Ten were answered at once. So half of all waited longer than the 61st, which was due 195 ms before
+    // the last one: no machine makes their wait shorter. Of the naive figures, only the longest has heard
+    // of a stall.
     let (honest, naive) = (honest.latency.unwrap(), naive.latency.unwrap());
-    assert!(honest.p50_ms >= 200.0, "{honest:?}");
+    assert!(honest.p50_ms >= 190.0, "{honest:?}");
     assert!(naive.max_ms >= 200.0, "{naive:?}");
     assert!(naive.p90_ms < honest.p50_ms, "the naive figure would have told: {naive:?}, {honest:?}");
 }

@@ -100,7 +100,7 @@ pub fn run(args: &Args, io: &mut Io) -> anyhow::Result<ExitCode> {
 /// What could not be read of the cluster, one line each.
 pub async fn report(reader: &Reader, files: &World, settings: &Settings) -> Result<(Report, Vec<String>), Vec<String>> {
     let namespaces: BTreeSet<String> = files.policies.iter().map(|policy| policy.namespace.clone()).collect();
-    let live = reader.read(&namespaces, settings).await?;
+    let live = reader.read(&namespaces, None, settings).await?;
     let before: Vec<_> =
         files.policies.iter().map(|policy| live.world.policies.get(&policy.namespace, &policy.name)).collect();
     files.lay_over(&live.world);
@@ -117,7 +117,7 @@ pub async fn report(reader: &Reader, files: &World, settings: &Settings) -> Resu
     });
     let resiliences: Vec<FileReport> = resiliences.collect();
     let differences = resiliences.iter().any(|report| report.preview.differs());
-    Ok((Report { differences, resiliences }, live.notes))
+    Ok((Report { differences, resiliences }, live.notes.into_iter().chain(live.unread).collect()))
 }
 
 /// For people.

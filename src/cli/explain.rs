@@ -12,6 +12,7 @@ use super::{
 use crate::{
     api::{Ownership, Resilience, ResilienceSpec, TargetKind, TargetRef},
     controller::world::Policy,
+    istio::neighbourhood::Neighbourhood,
     names,
     observed::Observed,
     report::{
@@ -133,9 +134,10 @@ pub async fn explain(
     namespace: &str,
     settings: &Settings,
 ) -> Result<(Option<Page>, Vec<String>), Vec<String>> {
-    let live = reader.read(&BTreeSet::from([namespace.to_owned()]), settings).await?;
+    let of_client = client.map(|client| client.namespace.as_str());
+    let live = reader.read(&BTreeSet::from([namespace.to_owned()]), of_client, settings).await?;
     let page = match find(&live, asked, namespace, settings)? {
-        Some(found) => Some(with_clients(reader, found, client, namespace, settings).await?),
+        Some(found) => Some(with_clients(reader, &live, found, client, namespace, settings).await?),
         None => None,
     };
     Ok((page, live.notes))
@@ -151,6 +153,7 @@ struct Found {
 /// The page with what clients get.
 async fn with_clients(
     reader: &Reader,
+    live: &Live,
     found: Found,
     client: Option<&AskedClient>,
     namespace: &str,
@@ -165,12 +168,10 @@ async fn with_clients(
             None => page,
         });
     };
-    let near = [Some(namespace), Some(settings.root_namespace.as_str()), client.map(|one| one.namespace.as_str())];
-    let near = near.into_iter().flatten().map(str::to_owned).collect();
-    let around = reader.around(&callee, &near, settings).await?;
-    let page = page.with_others(&around.neighbourhood, &callee, around.unread);
+    let around = Neighbourhood { sidecars: live.sidecars(), ..observed.neighbourhood };
+    let page = page.with_others(&around, &callee, live.unread.clone());
     Ok(match asked {
-        Some((client, workload)) => page.with_client(&around.neighbourhood, &callee, &client, workload),
+        Some((client, workload)) => page.with_client(&around, &callee, &client, workload),
         None => page,
     })
 }

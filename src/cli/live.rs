@@ -1,7 +1,9 @@
 //! The cluster, read once: by list calls, into the caches that the operator's watches fill, so that one
 //! `observe` serves both.
 
-use std::{collections::BTreeSet, error::Error as _, fmt::Debug, io::IsTerminal as _, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet, error::Error as _, fmt::Debug, io::IsTerminal as _, path::PathBuf, sync::Arc, time::Duration,
+};
 
 use anyhow::{Context as _, anyhow};
 use futures::{FutureExt as _, future::BoxFuture, future::join_all};
@@ -29,7 +31,7 @@ use crate::{
         observe::observe,
         world::{self, World, istio_resource},
     },
-    istio::Kind,
+    istio::{Kind, neighbourhood::ClientSidecar},
     names,
     observed::Observed,
     runtime::client,
@@ -123,6 +125,8 @@ pub struct Live {
     pub(super) world: World,
     /// What could not be read without harm, and what is not there; one line each.
     pub notes: Vec<String>,
+    /// What may not be read of other namespaces, one line each.
+    pub unread: Vec<String>,
 }
 
 impl Live {
@@ -131,6 +135,12 @@ impl Live {
     #[must_use]
     pub fn observe(&self, policy: &Resilience) -> Observed {
         observe(policy, &self.world)
+    }
+
+    /// Sidecars of all namespaces that were read, which say what their workloads see.
+    pub(super) fn sidecars(&self) -> Arc<Vec<ClientSidecar>> {
+        let sidecars = self.world.istio(Kind::Sidecar).all();
+        Arc::new(sidecars.iter().map(|entry| ClientSidecar::of(&entry.view)).collect())
     }
 }
 
@@ -141,11 +151,17 @@ impl Reader {
         Self { client, address: address.trim_end_matches('/').to_owned() }
     }
 
-    /// Reads all that decisions in these namespaces rest on.
+    /// Reads all that decisions in these namespaces rest on. What can touch their hosts is read in all
+    /// namespaces or, where that is not allowed, in these, the root namespace and that of `client`.
     ///
     /// # Errors
     /// Every kind that could not be read, and what to do; one line each.
-    pub async fn read(&self, namespaces: &BTreeSet<String>, settings: &Settings) -> Result<Live, Vec<String>> {
+    pub async fn read(
+        &self,
+        namespaces: &BTreeSet<String>,
+        client: Option<&str>,
+        settings: &Settings,
+    ) -> Result<Live, Vec<String>> {
         let world = World::new(settings);
         let mut work = Vec::new();
         for namespace in namespaces {
@@ -153,10 +169,13 @@ impl Reader {
         }
         let labels = join_all(namespaces.iter().map(|namespace| self.labels(namespace, &world)));
         let installed = installed::look_once(self.client.clone(), DEADLINE, &world);
-        let all = futures::future::join3(join_all(work), labels, installed);
-        let (lists, labels, unknown) = patiently(&format!("reading {}", self.address), all).await;
+        let near = client.into_iter().chain([settings.root_namespace.as_str()]).map(str::to_owned).collect();
+        let around = self.around(namespaces, &near, &world);
+        let all = futures::future::join4(join_all(work), around, labels, installed);
+        let (lists, around, labels, unknown) = patiently(&format!("reading {}", self.address), all).await;
         let mut faults: Vec<String> = Vec::new();
-        for fault in lists.into_iter().filter_map(Result::err) {
+        let (unread, others) = around.map_or_else(|faults| (Vec::new(), faults), |unread| (unread, Vec::new()));
+        for fault in lists.into_iter().filter_map(Result::err).chain(others) {
             // An API server that is not there is not there for each kind.
             if !faults.contains(&fault) {
                 faults.push(fault);
@@ -165,7 +184,7 @@ impl Reader {
         if !faults.is_empty() {
             return Err(faults);
         }
-        Ok(Live { world, notes: labels.into_iter().flatten().chain(unknown).collect() })
+        Ok(Live { world, notes: labels.into_iter().flatten().chain(unknown).collect(), unread })
     }
 
     fn lists<'a>(&'a self, namespace: &'a str, world: &'a World) -> Vec<BoxFuture<'a, Result<(), String>>> {
@@ -176,18 +195,12 @@ impl Reader {
         let services = Api::<Service>::namespaced(self.client.clone(), namespace);
         let slices = Api::<EndpointSlice>::namespaced(self.client.clone(), namespace);
         let entries = here("ServiceEntry", "serviceentries");
-        let mut lists = vec![
+        vec![
             self.list("resiliences", namespace, policies, &world.policies, world::policy).boxed(),
             self.list("services", namespace, services, &world.services, world::service).boxed(),
             self.list("endpointslices", namespace, slices, &world.slices, world::slice).boxed(),
             self.list("serviceentries", namespace, entries, &world.entries, world::entry).boxed(),
-        ];
-        for kind in Kind::ALL {
-            let api = here(kind.as_str(), kind.plural());
-            let lean = move |object| world::existing(kind, object);
-            lists.push(self.list(kind.plural(), namespace, api, world.istio(kind), lean).boxed());
-        }
-        lists
+        ]
     }
 
     async fn list<K, V>(
@@ -239,20 +252,24 @@ impl Reader {
         format!("the API server at {} did not answer within {} s", self.address, DEADLINE.as_secs())
     }
 
+    /// What may not be read, in the API server's words, and what to do about it.
+    pub(super) fn forbidden(said: &str, plural: &str, namespace: &str) -> String {
+        let resource = full(plural);
+        format!(
+            "{said}: ask for the right to list {resource} in namespace {namespace}; `kubectl auth can-i list {resource} -n {namespace}` tells when you have it"
+        )
+    }
+
     /// What happened, and what to do about it.
     pub(super) fn explain(&self, error: &kube::Error, plural: &str, namespace: &str) -> String {
-        let group = group(plural);
-        let resource = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
+        let resource = full(plural);
         match error {
             kube::Error::Api(status) => match status.code {
                 401 => format!(
                     "the API server at {} does not accept the credentials ({}): log in again, or choose another --context",
                     self.address, status.message
                 ),
-                403 => format!(
-                    "{}: ask for the right to list {resource} in namespace {namespace}; `kubectl auth can-i list {resource} -n {namespace}` tells when you have it",
-                    status.message
-                ),
+                403 => Self::forbidden(&status.message, plural, namespace),
                 404 => {
                     let hint = NEEDED.iter().find(|needed| needed.plural == plural).map(|needed| needed.hint);
                     format!("{resource} is not served: {}", hint.unwrap_or("is this a Kubernetes API server?"))
@@ -268,6 +285,12 @@ impl Reader {
             other => format!("{resource} cannot be listed: {other}"),
         }
     }
+}
+
+/// A kind with its group.
+fn full(plural: &str) -> String {
+    let group = group(plural);
+    if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") }
 }
 
 fn group(plural: &str) -> &'static str {

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     str::FromStr,
-    sync::Arc,
 };
 
 use futures::future::{join, join_all};
@@ -16,18 +15,16 @@ use tokio::time::timeout;
 
 use super::{
     dns_label,
-    live::{CHUNK, DEADLINE, Reader, patiently},
+    live::{CHUNK, DEADLINE, Reader},
 };
 use crate::{
     api::{TargetKind, TargetRef},
-    controller::world::{self, istio_resource},
+    controller::world::{self, World, gateway_resource, istio_resource},
     istio::{
         Kind,
-        neighbourhood::{
-            Callee, Client, ClientSidecar, GATEWAY_API_VERSION, GatewayRoute, GatewayRouteKind, Neighbourhood,
-        },
+        neighbourhood::{Client, GatewayRouteKind},
     },
-    validate::Settings,
+    observed::Unseen,
 };
 
 /// The client that is asked about.
@@ -52,15 +49,21 @@ impl FromStr for AskedClient {
     }
 }
 
-/// What was read around a host.
-pub struct Around {
-    pub(super) neighbourhood: Neighbourhood,
-    /// What was not, one line each.
-    pub(super) unread: Vec<String>,
+/// Objects of one kind, as far as they may be read.
+struct Spread<'a> {
+    found: Vec<DynamicObject>,
+    /// The namespaces that were read; `None`: all.
+    only: Option<BTreeSet<&'a String>>,
+    /// What the API server says of the others.
+    said: String,
 }
 
-/// Istio's kinds that speak of a host. Sidecars are read as what their workloads see.
-const SPEAKING: [Kind; 2] = [Kind::DestinationRule, Kind::VirtualService];
+/// Why a kind could not be read.
+struct Unread {
+    words: String,
+    /// It is not installed.
+    missing: bool,
+}
 
 /// Kinds of workloads, in the order in which a name is looked for.
 const WORKLOADS: [(&str, &str, &str); 4] = [
@@ -76,90 +79,101 @@ fn resource(api_version: &str, kind: &str, plural: &str) -> ApiResource {
 }
 
 impl Reader {
-    /// Everything that can touch `callee`. Where it may not be listed in all namespaces, only those that
-    /// are `near` are read, and that is said.
+    /// Reads what can touch hosts of the namespaces `own`, wherever it is, into `world`. Where it may not be
+    /// listed in all namespaces, only `own` and those that are `near` are read; gives a line for each such kind.
     ///
     /// # Errors
-    /// What could not be read for another reason, and what to do; one line each.
-    pub async fn around(
+    /// What could not be read of `own`, or for another reason, and what to do; one line each.
+    pub(super) async fn around(
         &self,
-        callee: &Callee,
+        own: &BTreeSet<String>,
         near: &BTreeSet<String>,
-        settings: &Settings,
-    ) -> Result<Around, Vec<String>> {
-        let istio = SPEAKING.map(|kind| istio_resource(kind.as_str(), kind.plural()));
-        let gateway = GatewayRouteKind::ALL.map(|kind| resource(GATEWAY_API_VERSION, kind.as_str(), kind.plural()));
-        let sidecar = istio_resource("Sidecar", "sidecars");
-        let resources: Vec<_> = istio.into_iter().chain(gateway).chain([sidecar]).collect();
-        let lists = join_all(resources.iter().map(|resource| self.everywhere(resource, near)));
-        let lists = patiently(&format!("reading {}", self.address), lists).await;
-        let (mut objects, mut routes, mut sidecars) = (Vec::new(), Vec::new(), Vec::new());
+        world: &World,
+    ) -> Result<Vec<String>, Vec<String>> {
+        let near: BTreeSet<&String> = own.iter().chain(near).collect();
+        let istio = Kind::ALL.map(|kind| istio_resource(kind.as_str(), kind.plural()));
+        let gateway = GatewayRouteKind::ALL.map(gateway_resource);
+        let resources = istio.iter().chain(&gateway);
+        let lists = join_all(resources.clone().map(|resource| self.everywhere(resource, &near))).await;
         let (mut unread, mut faults) = (Vec::new(), Vec::new());
-        for (resource, list) in resources.iter().zip(lists) {
-            let found = match list {
-                Ok((found, note)) => {
-                    unread.extend(note);
-                    found
-                }
-                Err(fault) => {
-                    if !faults.contains(&fault) {
-                        faults.push(fault);
+        for (resource, list) in resources.zip(lists) {
+            let kind = Kind::ALL.into_iter().find(|kind| kind.plural() == resource.plural);
+            let route = GatewayRouteKind::ALL.into_iter().find(|kind| kind.plural() == resource.plural);
+            let spread = match list {
+                Ok(spread) => spread,
+                // Nobody needs the Gateway API.
+                Err(Unread { missing: true, .. }) if route.is_some() => continue,
+                Err(Unread { words, .. }) => {
+                    if !faults.contains(&words) {
+                        faults.push(words);
                     }
                     continue;
                 }
             };
-            let kind = SPEAKING.into_iter().find(|kind| kind.plural() == resource.plural);
-            let route = GatewayRouteKind::ALL.into_iter().find(|kind| kind.plural() == resource.plural);
-            for object in found {
-                let spec = object.data.get("spec").unwrap_or(&Value::Null);
-                match (kind, route) {
-                    (Some(kind), _) => objects.push(world::existing(kind, object).view),
-                    (_, Some(kind)) => routes.push(Arc::new(GatewayRoute::new(kind, &object.metadata, spec))),
-                    _ => sidecars.push(ClientSidecar::new(&object.metadata, spec)),
+            if let Some(read) = &spread.only {
+                if let Some(missed) = own.iter().find(|own| !read.contains(own)).filter(|_| kind.is_some()) {
+                    faults.push(Self::forbidden(&spread.said, &resource.plural, missed));
+                }
+                let unseen = match (kind, route) {
+                    (Some(kind), _) if !read.contains(&&world.root_namespace) => Some(Unseen::RootNamespace(kind)),
+                    (_, Some(route)) if own.iter().any(|own| !read.contains(&own)) => {
+                        Some(Unseen::GatewayRoutes(route))
+                    }
+                    _ => None,
+                };
+                if let Some(unseen) = unseen {
+                    world.bar(unseen, true);
+                }
+                let read: Vec<&str> = read.iter().map(|namespace| namespace.as_str()).collect();
+                let but = match &read[..] {
+                    [] => "none was".to_owned(),
+                    some => format!("only those of {} were", some.join(", ")),
+                };
+                unread.push(format!("{}s of all namespaces: you may not list them, and {but} read", resource.kind));
+            }
+            for object in spread.found {
+                if let Some(kind) = kind {
+                    let _delta = world.istio(kind).put(world::existing(kind, object));
+                } else if let Some(route) = route {
+                    let _delta = world.gateway_routes(route).put(world::gateway_route(route, object));
                 }
             }
         }
-        if !faults.is_empty() {
-            return Err(faults);
-        }
-        let (domain, root) = (&settings.cluster_domain, &settings.root_namespace);
-        let gathered = Neighbourhood::gather(callee, &objects, &routes, domain, root);
-        Ok(Around { neighbourhood: Neighbourhood { sidecars: Arc::new(sidecars), ..gathered }, unread })
+        if faults.is_empty() { Ok(unread) } else { Err(faults) }
     }
 
-    /// All objects of a kind. One that is not installed has none.
-    async fn everywhere(
-        &self,
-        resource: &ApiResource,
-        near: &BTreeSet<String>,
-    ) -> Result<(Vec<DynamicObject>, Option<String>), String> {
+    /// All objects of a kind, or those nearby.
+    async fn everywhere<'a>(&self, resource: &ApiResource, near: &BTreeSet<&'a String>) -> Result<Spread<'a>, Unread> {
         let plural = &resource.plural;
-        match self.all(Api::all_with(self.client.clone(), resource)).await {
-            Some(Ok(found)) => return Ok((found, None)),
-            Some(Err(kube::Error::Api(status))) if status.code == 404 => return Ok((Vec::new(), None)),
-            Some(Err(kube::Error::Api(status))) if status.code == 403 => {}
-            Some(Err(error)) => return Err(self.explain(&error, plural, "")),
-            None => return Err(self.silent()),
-        }
+        let told = |error: &kube::Error, namespace: &str| Unread {
+            words: self.explain(error, plural, namespace),
+            missing: matches!(error, kube::Error::Api(status) if status.code == 404),
+        };
+        let silent = || Unread { words: self.silent(), missing: false };
+        let said = match self.all(Api::all_with(self.client.clone(), resource)).await {
+            Some(Ok(found)) => return Ok(Spread { found, only: None, said: String::new() }),
+            Some(Err(kube::Error::Api(status))) if status.code == 403 => status.message,
+            Some(Err(error)) => return Err(told(&error, "")),
+            None => return Err(silent()),
+        };
         let lists = near.iter().map(|namespace| async move {
-            (namespace, self.all(Api::namespaced_with(self.client.clone(), namespace, resource)).await)
+            (*namespace, self.all(Api::namespaced_with(self.client.clone(), namespace, resource)).await)
         });
-        let (mut found, mut read) = (Vec::new(), Vec::new());
+        let mut spread = Spread { found: Vec::new(), only: Some(BTreeSet::new()), said };
         for (namespace, list) in join_all(lists).await {
             match list {
                 Some(Ok(list)) => {
-                    found.extend(list);
-                    read.push(namespace.as_str());
+                    spread.found.extend(list);
+                    spread.only.iter_mut().for_each(|only| {
+                        only.insert(namespace);
+                    });
                 }
-                Some(Err(kube::Error::Api(status))) if matches!(status.code, 403 | 404) => {}
-                Some(Err(error)) => return Err(self.explain(&error, plural, namespace)),
-                None => return Err(self.silent()),
+                Some(Err(kube::Error::Api(status))) if status.code == 403 => spread.said = status.message,
+                Some(Err(error)) => return Err(told(&error, namespace)),
+                None => return Err(silent()),
             }
         }
-        let but =
-            if read.is_empty() { "none was".to_owned() } else { format!("only those of {} were", read.join(", ")) };
-        let kind = &resource.kind;
-        Ok((found, Some(format!("{kind}s of all namespaces: you may not list them, and {but} read"))))
+        Ok(spread)
     }
 
     /// In chunks; `None`: no answer in time.

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
 use super::{
+    super::{Existing, Kind},
     Callee, Client, Neighbourhood, Unobserved, existing_strings, labels,
     order::Age,
     pattern::{covers, is_wildcard, overlap},
@@ -46,6 +47,13 @@ impl ClientSidecar {
     /// From metadata and spec as they were read.
     #[must_use]
     pub fn new(meta: &ObjectMeta, spec: &Value) -> Self {
+        Self::of(&Existing::new(Kind::Sidecar, meta, spec.clone()))
+    }
+
+    /// From a Sidecar as it is kept.
+    #[must_use]
+    pub fn of(object: &Existing) -> Self {
+        let spec = &object.spec;
         let egress = spec.get("egress").and_then(Value::as_array).into_iter().flatten().map(|listener| {
             let port = listener.pointer("/port/number").and_then(Value::as_u64);
             let protocol = listener.pointer("/port/protocol").and_then(Value::as_str).unwrap_or_default();
@@ -58,9 +66,9 @@ impl ClientSidecar {
         });
         let selector = spec.get("workloadSelector").filter(|selector| !selector.is_null());
         Self {
-            name: meta.name.clone().unwrap_or_default(),
-            namespace: meta.namespace.clone().unwrap_or_default(),
-            created: meta.creation_timestamp.as_ref().map(|time| time.0),
+            name: object.name.clone(),
+            namespace: object.namespace.clone(),
+            created: object.created,
             selector: selector.map(|selector| labels(selector.get("labels"))),
             egress: egress.collect(),
         }
