@@ -16,6 +16,7 @@ pub mod drift;
 pub mod ejection;
 pub mod enforced;
 pub mod footprint;
+pub mod gateway_api;
 pub mod judged;
 pub mod leadership;
 pub mod leaves_nothing;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::gateway_api::with_gateway_api;
 use crate::checkout::Checkout;
 use crate::kubectl::Kubectl;
 use crate::lab::Lab;
@@ -79,7 +80,9 @@ pub fn every_yaml(checkout: &Checkout) -> Result<()> {
     ])?;
     // Their status stands without a spec: to be read, not to be stored.
     let golden = checkout.root().join("tests/translate").display().to_string();
-    kubectl.run(&["create", "--dry-run=client", "--validate=false", "-o", "name", "-f", &golden])?;
+    with_gateway_api(checkout, &lab, || {
+        kubectl.run(&["create", "--dry-run=client", "--validate=false", "-o", "name", "-f", &golden]).map(drop)
+    })?;
     for file in yaml_files(&checkout.e2e().join("manifests"))? {
         if file.file_name().is_some_and(|name| name != "refused.yaml") {
             let text = with_images(&read(&file)?);

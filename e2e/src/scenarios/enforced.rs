@@ -7,6 +7,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::gateway_api::with_gateway_api;
 use super::stage::SOON;
 use crate::checkout::Checkout;
 use crate::config_dump::ConfigDump;
@@ -74,9 +75,11 @@ pub fn is_declared(checkout: &Checkout) -> Result<()> {
     ensure!(lab.has_operator(), "the lab is up without our operator: `cargo lab up` puts it there");
     let goldens = goldens(checkout)?;
     with_namespace(&lab, "enforced", |client| {
-        let played = play(&lab, client, &goldens);
-        let removed = worlds::remove(lab.kubectl(), &goldens);
-        played.and(removed)
+        with_gateway_api(checkout, &lab, || {
+            let played = play(&lab, client, &goldens);
+            let removed = worlds::remove(lab.kubectl(), &goldens);
+            played.and(removed)
+        })
     })
 }
 

@@ -3,13 +3,13 @@
 //! here does by an event. And whoever takes over from whom, no call is lost.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 
+use super::gateway_api::with_gateway_api;
 use super::stage::{PORT, SOON, Stage, on_stage, policy};
 use crate::checkout::Checkout;
 use crate::config_dump::ConfigDump;
@@ -17,7 +17,6 @@ use crate::fortio::load_at;
 use crate::kubectl::Kubectl;
 use crate::lab::Lab;
 use crate::namespace::with_namespace;
-use crate::parts::gateway_api_crds;
 use crate::wait::Seen;
 use crate::workloads::start_client_in;
 
@@ -253,8 +252,6 @@ fn routes(street: &Street<'_>) -> Result<()> {
 /// When they are not named, or ours does not come back.
 pub fn gateway_api(checkout: &Checkout) -> Result<()> {
     let cluster = Lab::attach_to(checkout)?;
-    let file = gateway_api_crds(checkout)?;
-    let crds = fs::read_to_string(&file).with_context(|| format!("{} cannot be read", file.display()))?;
     on_street(checkout, "gateway-api", |street| {
         let (home, away) = (street.home(), street.away);
         let route = |kubectl: &Kubectl| {
@@ -267,10 +264,7 @@ pub fn gateway_api(checkout: &Checkout) -> Result<()> {
             });
             kubectl.apply(&text.to_string()).map(|_| text)
         };
-        let judged = || {
-            cluster.kubectl().apply(&crds)?;
-            let kind = "crd/httproutes.gateway.networking.k8s.io";
-            cluster.kubectl().run(&["wait", "--for=condition=Established", "--timeout=60s", kind])?;
+        with_gateway_api(checkout, &cluster, || {
             let consumers = route(away)?;
             street.says("RES033", Some(&format!("HTTPRoute {}/redirect", away.current_namespace())))?;
             away.delete(&consumers.to_string())?;
@@ -281,11 +275,7 @@ pub fn gateway_api(checkout: &Checkout) -> Result<()> {
             home.delete(&producers.to_string())?;
             street.says("RES030", None)?;
             street.stage.until_condition("httpbin", "Ready", "True").map(drop)
-        };
-        let judged = judged();
-        // What else runs on this lab counts on their absence.
-        let gone = cluster.kubectl().delete(&crds);
-        judged.and(gone.map(drop))
+        })
     })
 }
 
