@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use super::{Existing, Kind, existing::strings as existing_strings};
 pub use clients::{Clients, Deviation, Hidden};
-pub use gateway_api::{GATEWAY_API_VERSION, GatewayRoute, GatewayRouteKind, RouteParent};
+pub use gateway_api::{GatewayRoute, GatewayRouteKind, RouteParent};
 pub use routes::{RouteOwner, RoutesInForce, ShadowedRoutes};
 pub use rules::{RulesInForce, ShadowedRule};
 pub use scope::{ClientSidecar, Egress};

@@ -9,9 +9,6 @@ use serde_json::Value;
 
 use super::Callee;
 
-/// Group and version of these kinds.
-pub const GATEWAY_API_VERSION: &str = "gateway.networking.k8s.io/v1";
-
 /// Kinds of routes that take a Service's HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum GatewayRouteKind {
