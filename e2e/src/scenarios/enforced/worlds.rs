@@ -26,15 +26,18 @@ const RULES: [&str; 3] = ["Sidecar", "DestinationRule", "VirtualService"];
 /// What `work` says, or that the operator does not go or come.
 pub fn without_operator<T>(lab: &Lab, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let system = lab.namespace(operator::NAMESPACE);
-    let scale = |replicas: &str| system.run(&["scale", "deployment/resilience-operator", replicas]);
-    scale("--replicas=0")?;
+    let scale =
+        |replicas: u64| system.run(&["scale", "deployment/resilience-operator", &format!("--replicas={replicas}")]);
+    let deployed = system.json(&["get", "deployment/resilience-operator"])?;
+    let replicas = deployed["spec"]["replicas"].as_u64().context("the operator's Deployment says no number")?;
+    scale(0)?;
     let done = system
         .until("the operator is away", SOON, |system| {
             let pods = system.run(&["get", "pods", "-o", "name"])?;
             Ok(if pods.trim().is_empty() { Seen::Done(()) } else { Seen::NotYet(pods) })
         })
         .and_then(|()| work());
-    scale("--replicas=1")?;
+    scale(replicas)?;
     system.rolled_out("deployment/resilience-operator", Duration::from_mins(2))?;
     done
 }
