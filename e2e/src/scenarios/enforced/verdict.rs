@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::expect::{self, Difference, Values, differences};
-use super::golden::{Golden, Target, text};
+use super::golden::{Golden, Target, each_text, text};
 use super::reading;
 use crate::config_dump::ConfigDump;
 
@@ -272,7 +272,14 @@ fn said(golden: &Golden, name: &str, policy: &Value) -> Vec<String> {
     let Some(says) = golden.says.get(name) else {
         return vec![format!("the second half has no policy {name}")];
     };
-    let (says, live) = (timeless(says.clone()), timeless(golden.back(policy["status"].clone())));
+    // Words may name the policy by its uid, which is another in every cluster.
+    let uid = |policy: &Value| Some(text(policy, "/metadata/uid")).filter(|uid| !uid.is_empty());
+    let own = golden.of_kind("Resilience").find(|one| text(one, "/metadata/name") == name).and_then(uid);
+    let live = match (uid(policy), own) {
+        (Some(real), Some(own)) => each_text(policy["status"].clone(), &|text| text.replace(&real, &own)),
+        _ => policy["status"].clone(),
+    };
+    let (says, live) = (timeless(says.clone()), timeless(golden.back(live)));
     let mut wrong = Vec::new();
     unlike("status", &says, &live, &mut wrong);
     wrong
