@@ -650,6 +650,23 @@ async fn a_sidecar_that_hides_the_host_and_routes_of_the_gateway_api_are_told() 
 }
 
 #[tokio::test]
+async fn routes_that_a_sidecar_imports_show_the_hosts_that_they_lead_to_whatever_they_carry() {
+    let stage = Stage::with(&breaker(5)).await;
+    let closed = |namespace: &str| {
+        json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "Sidecar",
+            "metadata": {"name": "default", "namespace": namespace}, "spec": {"egress": [{"hosts": ["./*"]}]},
+        })
+    };
+    let destination = json!({"host": "shop.ns.svc.cluster.local"});
+    let leads = json!({"hosts": ["own.example.org"], "http": null, "tcp": [{"route": [{"destination": destination}]}]});
+    stage.fake.put("sidecars", closed("web"));
+    stage.fake.put("virtualservices", theirs("VirtualService", "web/leads", &leads));
+    let json = stage.json(0, &["explain", "shop", "--client", "web"]).await;
+    assert_eq!((&json["client"]["seesHost"], &json["destinationRules"]), (&json!(true), &json!(["ns/shop"])));
+}
+
+#[tokio::test]
 async fn what_may_not_be_listed_in_all_namespaces_is_read_nearby_and_said() {
     let stage = Stage::with_clients().await;
     stage.fake.fault("list httproutes", Fault::Answer(403, "httproutes is forbidden"));

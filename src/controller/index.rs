@@ -22,7 +22,7 @@ use crate::{
     api::{TargetKind, TargetRef},
     istio::{
         Existing, Kind,
-        neighbourhood::{GatewayRoute, RouteParent},
+        neighbourhood::{GatewayRoute, RouteParent, leads_to},
     },
     names,
     observed::{Membership, ServiceView},
@@ -35,7 +35,7 @@ pub enum Key<'a> {
     Host(&'a str),
     /// What follows the star of a wildcard that it speaks of.
     Under(&'a str),
-    /// A host that its routes send calls to.
+    /// A host that its routes send calls or connections to.
     Destination(&'a str),
     /// The uid of an owner or co-owner, by reference or by label; of a policy its own.
     Uid(&'a str),
@@ -71,7 +71,7 @@ impl Indexed for Arc<Existing> {
             let host = as_read(object.kind, host);
             tell(host.strip_prefix('*').map_or(Key::Host(&host), Key::Under));
         }
-        for host in object.destinations(cluster_domain) {
+        for host in leads_to(object, cluster_domain) {
             tell(Key::Destination(&host));
         }
         for owner in &object.owners {

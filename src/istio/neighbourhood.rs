@@ -258,7 +258,7 @@ impl Neighbourhood {
 
 /// Patterns of the hosts that an object can touch, fully qualified: a host, or a wildcard that begins with
 /// `*`. Those of a VirtualService are in lower case, and its destinations are among them: a Sidecar that
-/// imports it lets its workloads see where it leads. An index by host needs no more than this.
+/// imports it lets its workloads see where it leads.
 #[must_use]
 pub fn reach(object: &Existing, cluster_domain: &str) -> Vec<String> {
     let mut reached = object.hosts(cluster_domain);
@@ -266,11 +266,16 @@ pub fn reach(object: &Existing, cluster_domain: &str) -> Vec<String> {
         for host in &mut reached {
             host.make_ascii_lowercase();
         }
-        reached.extend(routes::destinations(object, cluster_domain).into_keys());
+        reached.extend(leads_to(object, cluster_domain));
         reached.sort();
         reached.dedup();
     }
     reached
+}
+
+/// Hosts that an object sends calls or connections to, mirrors of them included, fully qualified.
+pub fn leads_to(object: &Existing, cluster_domain: &str) -> impl Iterator<Item = String> {
+    routes::destinations(object, cluster_domain).into_keys()
 }
 
 /// Whether both are the same object, in whatever version.
