@@ -300,6 +300,7 @@ prop_compose! {
             discovery,
             ports,
             selector,
+            export_to: Vec::new(),
             listed: None,
             waypoint: None,
             prefers_near,

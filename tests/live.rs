@@ -667,6 +667,23 @@ async fn routes_that_a_sidecar_imports_show_the_hosts_that_they_lead_to_whatever
 }
 
 #[tokio::test]
+async fn a_service_that_is_exported_to_some_namespaces_is_not_there_for_clients_of_others() {
+    let stage = Stage::with(&breaker(5)).await;
+    stage.fake.patch(
+        "services",
+        "shop",
+        &json!({"metadata": {"annotations": {"networking.istio.io/exportTo": "., web"}}}),
+    );
+    let sees = async |client: &str| {
+        stage.json(0, &["explain", "shop", "--client", client]).await["client"]["seesHost"].clone()
+    };
+    assert_eq!(
+        [sees("ns").await, sees("web").await, sees("elsewhere").await],
+        [json!(true), json!(true), json!(false)]
+    );
+}
+
+#[tokio::test]
 async fn what_may_not_be_listed_in_all_namespaces_is_read_nearby_and_said() {
     let stage = Stage::with_clients().await;
     stage.fake.fault("list httproutes", Fault::Answer(403, "httproutes is forbidden"));

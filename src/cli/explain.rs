@@ -161,8 +161,11 @@ async fn with_clients(
 ) -> Result<Page, Vec<String>> {
     let Found { page, target, observed } = found;
     let Some(target) = target else { return Ok(page) };
-    let (export_to, asked) = reader.both_sides(&target, namespace, client).await?;
-    let Some(callee) = callee(&target, namespace, &observed, export_to, settings) else {
+    let asked = match client {
+        Some(client) => Some(reader.client_of(client).await.map_err(|fault| vec![fault])?),
+        None => None,
+    };
+    let Some(callee) = callee(&target, namespace, &observed, settings) else {
         return Ok(match asked {
             Some((client, workload)) => page.without_host(&client, workload),
             None => page,

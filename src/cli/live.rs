@@ -41,7 +41,7 @@ use crate::{
 /// How long one call may take.
 pub(super) const DEADLINE: Duration = Duration::from_secs(15);
 /// Objects in one answer, as kubectl asks for them.
-pub(super) const CHUNK: u32 = 500;
+const CHUNK: u32 = 500;
 /// Who waits longer than this is told for what.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -215,18 +215,28 @@ impl Reader {
         K: Clone + DeserializeOwned + Debug,
         V: Indexed,
     {
-        let mut chunk = ListParams::default().limit(CHUNK);
+        let found = self.all(api).await.ok_or_else(|| self.silent())?;
+        for object in found.map_err(|error| self.explain(&error, plural, namespace))? {
+            let _delta = cache.put(lean(object));
+        }
+        Ok(())
+    }
+
+    /// In chunks; `None`: no answer in time.
+    pub(super) async fn all<K>(&self, api: Api<K>) -> Option<Result<Vec<K>, kube::Error>>
+    where
+        K: Clone + DeserializeOwned + Debug,
+    {
+        let (mut chunk, mut found) = (ListParams::default().limit(CHUNK), Vec::new());
         loop {
-            let answer = match timeout(DEADLINE, api.list(&chunk)).await {
-                Ok(answer) => answer.map_err(|error| self.explain(&error, plural, namespace))?,
-                Err(_) => return Err(self.silent()),
+            let answer = match timeout(DEADLINE, api.list(&chunk)).await.ok()? {
+                Ok(answer) => answer,
+                Err(error) => return Some(Err(error)),
             };
-            for object in answer.items {
-                let _delta = cache.put(lean(object));
-            }
+            found.extend(answer.items);
             match answer.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => chunk = chunk.continue_token(&token),
-                None => return Ok(()),
+                None => return Some(Ok(found)),
             }
         }
     }
@@ -298,7 +308,7 @@ fn group(plural: &str) -> &'static str {
         "services" | "pods" => "",
         "endpointslices" => "discovery.k8s.io",
         "resiliences" => names::GROUP,
-        "httproutes" | "grpcroutes" => "gateway.networking.k8s.io",
+        "httproutes" | "grpcroutes" => names::GATEWAY_API_GROUP,
         "deployments" | "statefulsets" | "daemonsets" => "apps",
         _ => names::ISTIO_GROUP,
     }
@@ -316,7 +326,7 @@ fn root_of(error: &kube::Error) -> String {
 }
 
 /// Waits for `work`; after a second, and on a terminal, standard error says for what.
-pub(super) async fn patiently<T>(what: &str, work: impl Future<Output = T>) -> T {
+async fn patiently<T>(what: &str, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     tokio::select! {
         done = &mut work => return done,

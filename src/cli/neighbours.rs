@@ -5,20 +5,19 @@ use std::{
     str::FromStr,
 };
 
-use futures::future::{join, join_all};
+use futures::future::join_all;
 use kube::{
     Api,
-    api::{ApiResource, DynamicObject, GroupVersionKind, ListParams},
+    api::{ApiResource, DynamicObject, GroupVersionKind},
 };
 use serde_json::Value;
 use tokio::time::timeout;
 
 use super::{
     dns_label,
-    live::{CHUNK, DEADLINE, Reader},
+    live::{DEADLINE, Reader},
 };
 use crate::{
-    api::{TargetKind, TargetRef},
     controller::world::{self, World, gateway_resource, istio_resource},
     istio::{
         Kind,
@@ -176,70 +175,11 @@ impl Reader {
         Ok(spread)
     }
 
-    /// In chunks; `None`: no answer in time.
-    async fn all(&self, api: Api<DynamicObject>) -> Option<Result<Vec<DynamicObject>, kube::Error>> {
-        let (mut chunk, mut found) = (ListParams::default().limit(CHUNK), Vec::new());
-        loop {
-            let answer = match timeout(DEADLINE, api.list(&chunk)).await.ok()? {
-                Ok(answer) => answer,
-                Err(error) => return Some(Err(error)),
-            };
-            found.extend(answer.items);
-            match answer.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => chunk = chunk.continue_token(&token),
-                None => return Some(Ok(found)),
-            }
-        }
-    }
-
-    /// The namespaces that a target is exported to, and the client as far as it is known, with the kind of
-    /// its workload.
+    /// The client as far as it is known, and the kind and name of its workload.
     ///
     /// # Errors
-    /// What could not be read, and what to do; one line each. That there is no such workload is one of them.
-    pub async fn both_sides(
-        &self,
-        target: &TargetRef,
-        namespace: &str,
-        client: Option<&AskedClient>,
-    ) -> Result<(Vec<String>, Option<(Client, Option<String>)>), Vec<String>> {
-        let asked = async {
-            match client {
-                None => Ok(None),
-                Some(asked) => self.client_of(asked).await.map(Some),
-            }
-        };
-        match join(self.export_to(target, namespace), asked).await {
-            (Ok(exports), Ok(client)) => Ok((exports, client)),
-            (exports, client) => Err(exports.err().into_iter().chain(client.err()).collect()),
-        }
-    }
-
-    /// Where a Service says it by annotation, a ServiceEntry by a field.
-    async fn export_to(&self, target: &TargetRef, namespace: &str) -> Result<Vec<String>, String> {
-        let of = match target.kind {
-            TargetKind::Service => resource("v1", "Service", "services"),
-            TargetKind::ServiceEntry => istio_resource("ServiceEntry", "serviceentries"),
-        };
-        let Some(object) = self.get(&of, namespace, &target.name).await? else { return Ok(Vec::new()) };
-        let split =
-            |list: &str| list.split(',').map(|one| one.trim().to_owned()).filter(|one| !one.is_empty()).collect();
-        Ok(match target.kind {
-            TargetKind::Service => {
-                let annotations = object.metadata.annotations.as_ref();
-                annotations
-                    .and_then(|all| all.get("networking.istio.io/exportTo"))
-                    .map(|list| split(list))
-                    .unwrap_or_default()
-            }
-            TargetKind::ServiceEntry => {
-                let list = object.data.pointer("/spec/exportTo").and_then(Value::as_array).into_iter().flatten();
-                list.filter_map(Value::as_str).map(str::to_owned).collect()
-            }
-        })
-    }
-
-    async fn client_of(&self, asked: &AskedClient) -> Result<(Client, Option<String>), String> {
+    /// What could not be read, and what to do. That there is no such workload is one such thing.
+    pub(super) async fn client_of(&self, asked: &AskedClient) -> Result<(Client, Option<String>), String> {
         let namespace = &asked.namespace;
         let client = Client { namespace: namespace.clone(), labels: None };
         let Some(workload) = &asked.workload else { return Ok((client, None)) };

@@ -18,6 +18,8 @@ pub struct ServiceView {
     pub ports: Vec<PortView>,
     /// Labels of the pods behind a Service; empty where no labels select them, as behind a ServiceEntry.
     pub selector: Selector,
+    /// Namespaces that it is exported to, as written; empty: where the mesh's default says.
+    pub export_to: Vec<String>,
     /// Endpoints that it lists itself: those of a static ServiceEntry.
     pub listed: Option<Endpoints>,
     /// Whether it uses a waypoint ([`WAYPOINT`]); `None`: as its namespace does.
@@ -98,6 +100,7 @@ impl From<&Service> for ServiceView {
                 Discovery::ExternalName => Selector::new(),
                 _ => spec.and_then(|spec| spec.selector.clone()).unwrap_or_default(),
             },
+            export_to: export_to(service),
             listed: None,
             waypoint: waypoint.map(|name| uses_waypoint(Some(name))),
             prefers_near: prefers_near(service),
@@ -115,13 +118,21 @@ fn prefers_near(service: &Service) -> bool {
     field.into_iter().chain(annotation).any(|value| NEAR.contains(&value.to_ascii_lowercase().as_str()))
 }
 
+/// By annotation (istio `pilot/pkg/serviceregistry/kube/conversion.go`, `ConvertService`).
+fn export_to(service: &Service) -> Vec<String> {
+    let annotations = service.metadata.annotations.as_ref();
+    let list = annotations.and_then(|all| all.get("networking.istio.io/exportTo")).map(String::as_str);
+    let namespaces = list.unwrap_or_default().split(',').map(str::trim);
+    namespaces.filter(|one| !one.is_empty()).map(str::to_owned).collect()
+}
+
 impl ServiceView {
     /// From the spec of a ServiceEntry, as leniently as other people's objects are read
     /// (istio `pilot/pkg/serviceregistry/serviceentry/conversion.go`).
     #[must_use]
     pub fn of_entry(spec: &Value, waypoint: Option<&str>) -> Self {
         let list = |key: &str| spec.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        let hosts = list("hosts").iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        let texts = |key: &str| list(key).iter().filter_map(Value::as_str).map(str::to_owned).collect();
         let ports = list("ports").iter().filter_map(|port| {
             let number = port.get("number").and_then(Value::as_u64).and_then(|number| u16::try_from(number).ok())?;
             let protocol = port.get("protocol").and_then(Value::as_str).unwrap_or_default();
@@ -143,10 +154,11 @@ impl ServiceView {
             _ => None,
         };
         Self {
-            hosts,
+            hosts: texts("hosts"),
             discovery,
             ports: ports.collect(),
             selector: Selector::new(),
+            export_to: texts("exportTo"),
             listed,
             waypoint: waypoint.map(|name| uses_waypoint(Some(name))),
             // All that it lists is ready.

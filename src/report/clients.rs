@@ -83,13 +83,7 @@ pub struct OthersLine {
 
 /// The target, as clients call it; none where its host is not known.
 #[must_use]
-pub fn callee(
-    target: &TargetRef,
-    namespace: &str,
-    observed: &Observed,
-    export_to: Vec<String>,
-    settings: &Settings,
-) -> Option<Callee> {
+pub fn callee(target: &TargetRef, namespace: &str, observed: &Observed, settings: &Settings) -> Option<Callee> {
     let Target::Found(service) = &observed.target else { return None };
     let host = match target.kind {
         TargetKind::Service => names::service_host(&target.name, namespace, &settings.cluster_domain),
@@ -102,7 +96,7 @@ pub fn callee(
         namespace: namespace.to_owned(),
         name: target.name.clone(),
         is_entry: target.kind == TargetKind::ServiceEntry,
-        export_to,
+        export_to: service.export_to.clone(),
         http_ports: numbers(http),
         other_ports: numbers(other),
     })

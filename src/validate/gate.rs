@@ -225,6 +225,7 @@ mod tests {
             discovery: Discovery::ClusterIp,
             ports: vec![port(80), port(9000)],
             selector: [("app".to_owned(), "a".to_owned())].into(),
+            export_to: Vec::new(),
             listed: None,
             waypoint: None,
             prefers_near: false,

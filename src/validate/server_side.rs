@@ -114,6 +114,7 @@ mod tests {
             discovery: Discovery::ClusterIp,
             ports: vec![PortView { number: 80, protocol: Protocol::Http }],
             selector: [("app".to_owned(), "a".to_owned())].into(),
+            export_to: Vec::new(),
             listed: None,
             waypoint: None,
             prefers_near: false,
