@@ -228,15 +228,13 @@ pub fn contest(object: &DesiredObject, changes: &[Change], there: &Existing) -> 
     }
     let held: Vec<String> =
         held.iter().map(|(holder, fields)| format!("{holder} owns {}", fields.join(", "))).collect();
-    (!held.is_empty()).then(|| {
-        format!(
-            "{} {}/{}: {}; a block has one owner: take it out there, or out of this policy",
-            there.kind,
-            there.namespace,
-            there.name,
-            held.join(" and ")
-        )
-    })
+    (!held.is_empty()).then(|| one_owner(there.kind, &there.namespace, &there.name, &held.join(" and ")))
+}
+
+/// The sentence for an object whose fields somebody else has: `held` says which, and who.
+#[must_use]
+pub fn one_owner(kind: Kind, namespace: &str, name: &str, held: &str) -> String {
+    format!("{kind} {namespace}/{name}: {held}; a block has one owner: take it out there, or out of this policy")
 }
 
 /// A co-owned object as it is once it has been given back.

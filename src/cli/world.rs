@@ -197,14 +197,12 @@ impl World {
             .filter_map(|policy| policy.object.as_ref().ok())
             .filter(|policy| policy.spec.limits.as_ref().is_some_and(|limits| limits.per_server.is_some()))
             .collect();
-        let selecting = views.iter().map(|(name, view)| Selecting {
-            name,
-            selector: &view.selector,
-            policy: stating
-                .iter()
-                .find(|policy| policy.spec.target_refs.first().is_some_and(|target| target.name == *name))
-                .and_then(|policy| policy.metadata.name.as_deref()),
-        });
+        let policy = |service: &str| {
+            let targets =
+                |policy: &&&Resilience| policy.spec.target_refs.first().is_some_and(|target| target.name == service);
+            stating.iter().find(targets).and_then(|policy| policy.metadata.name.clone())
+        };
+        let selecting = views.iter().map(|(name, view)| Selecting { name, selector: &view.selector });
         let sidecars = self.rules.iter().filter(|rule| {
             rule.kind == Kind::Sidecar && (rule.namespace == namespace || rule.namespace == settings.root_namespace)
         });
@@ -213,8 +211,8 @@ impl World {
             let endpoints = slices.into_iter().flatten().flat_map(|slice| &slice.endpoints);
             endpoints.flat_map(|endpoint| endpoint.addresses.iter().cloned()).collect()
         };
-        let target = Selecting { name, selector: &own.selector, policy: None };
-        ServerSide::gather(namespace, &target, selecting, sidecars.map(Arc::as_ref), addresses)
+        let target = Selecting { name, selector: &own.selector };
+        ServerSide::gather(namespace, &target, selecting, sidecars.map(Arc::as_ref), policy, addresses)
     }
 
     fn within(&self, namespace: &str) -> Vec<Existing> {

@@ -9,13 +9,13 @@ use kube::api::DynamicObject;
 use serde_json::Value;
 
 use super::{
-    cache::Delta,
+    cache::{Delta, Entry},
     calls::{CallError, Calls, Verdict},
     world::{self, World},
 };
 use crate::{
     api::Ownership,
-    diff::{Change, Diff, Prune, Release, Write, changes, contest, emptied_patch, strip_patch},
+    diff::{Change, Diff, Prune, Release, Write, changes, contest, emptied_patch, one_owner, strip_patch},
     istio::{Existing, Kind},
     status::{Applied, Failure, Outcome},
     translate::{Desired, DesiredObject},
@@ -118,13 +118,8 @@ pub async fn give_back_all(hands: &Hands, namespace: &str, release: &[Release]) 
     for Release { kind, name, uid } in release {
         let (Some(uid), Some(seen)) = (uid, hands.world.istio(*kind).get(namespace, name)) else { continue };
         let mut answer = hands.calls.give_back(*kind, namespace, name, uid, seen.version).await;
-        if answer.as_ref().is_err_and(|error| error.verdict() == Verdict::Refused)
-            && let Some(patch) = emptied_patch(&seen.view, &Value::Null)
-        {
-            let version = seen.version.map(|version| version.to_string());
-            let emptied = hands.calls.strip(*kind, namespace, name, version.as_deref(), patch).await?;
-            let version = world::existing(*kind, emptied).version;
-            answer = hands.calls.give_back(*kind, namespace, name, uid, version).await;
+        if let Some(emptied) = empty_first(hands, &answer, &seen, &Value::Null).await? {
+            answer = hands.calls.give_back(*kind, namespace, name, uid, emptied.version).await;
         }
         if let Some(delta) = hands.world.istio(*kind).put(world::existing(*kind, answer?)) {
             (hands.changed)(&delta, None);
@@ -170,21 +165,16 @@ async fn write(hands: &Hands, owner: &Owner, write: &Write) -> Result<(), ApplyE
 async fn merge(hands: &Hands, owner: &Owner, write: &Write, uid: &str) -> Result<(), ApplyError> {
     let (Hands { calls, world, .. }, object, namespace) = (hands, &write.object, &owner.namespace);
     let mut answer = calls.merge(namespace, object, uid).await;
-    if answer.as_ref().is_err_and(|error| error.verdict() == Verdict::Refused)
-        && let Some(seen) = world.istio(object.kind).get(namespace, &object.name)
-        && let Some(patch) = emptied_patch(&seen.view, object.json.get("spec").unwrap_or(&Value::Null))
+    let want = object.json.get("spec").unwrap_or(&Value::Null);
+    if let Some(seen) = world.istio(object.kind).get(namespace, &object.name)
+        && empty_first(hands, &answer, &seen, want).await?.is_some()
     {
-        let version = seen.version.map(|version| version.to_string());
-        calls.strip(object.kind, namespace, &object.name, version.as_deref(), patch).await?;
         answer = calls.merge(namespace, object, uid).await;
     }
     let answer = answer.map_err(|error| match error.verdict() {
-        Verdict::Contested => ApplyError::Contested(format!(
-            "{} {namespace}/{}: {}; a block has one owner: take it out there, or out of this policy",
-            object.kind,
-            object.name,
-            error.contested().join(", ")
-        )),
+        Verdict::Contested => {
+            ApplyError::Contested(one_owner(object.kind, namespace, &object.name, &error.contested().join(", ")))
+        }
         _ => error.into(),
     })?;
     let (leftover, there) = read_back(hands, owner, write, &answer);
@@ -192,6 +182,23 @@ async fn merge(hands: &Hands, owner: &Owner, write: &Write, uid: &str) -> Result
         Some(sentence) => Err(ApplyError::Contested(sentence)),
         None => settled(object, &leftover),
     }
+}
+
+/// Where the API server refused an apply since it would leave blocks of an object empty: takes those out
+/// beforehand, and gives the object as it is then. `want` is the spec that is applied.
+async fn empty_first(
+    hands: &Hands,
+    answer: &Result<DynamicObject, CallError>,
+    seen: &Entry<Arc<Existing>>,
+    want: &Value,
+) -> Result<Option<Entry<Arc<Existing>>>, CallError> {
+    if !answer.as_ref().is_err_and(|error| error.verdict() == Verdict::Refused) {
+        return Ok(None);
+    }
+    let Some(patch) = emptied_patch(&seen.view, want) else { return Ok(None) };
+    let (kind, version) = (seen.view.kind, seen.version.map(|version| version.to_string()));
+    let emptied = hands.calls.strip(kind, &seen.namespace, &seen.name, version.as_deref(), patch).await?;
+    Ok(Some(world::existing(kind, emptied)))
 }
 
 /// Fails if something is not as it was written.

@@ -4,7 +4,7 @@
 //! There is no finalizer: an operator that is gone must not keep policies alive. The garbage collector
 //! is the net by the ownerReferences; this is faster, and VirtualServices go before DestinationRules.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
 use super::{
     apply::{Hands, delete_all, give_back_all},
@@ -84,30 +84,40 @@ fn is_of(object: &Existing, uid: &str) -> bool {
 
 /// Everything under `keys` that is `meant` and not on its way out already, VirtualServices first.
 fn prune(world: &World, namespace: &str, keys: &[Key<'_>], meant: impl Fn(&Existing) -> bool) -> Vec<Prune> {
-    let of_kind = |kind: Kind| {
-        let mut entries: Vec<_> = keys.iter().flat_map(|key| world.istio(kind).by(*key)).collect();
-        entries.retain(|entry| entry.namespace == namespace && !entry.view.deleting && meant(&entry.view));
-        entries.sort_by(|one, two| one.name.cmp(&two.name));
-        entries.dedup_by(|one, two| one.name == two.name);
-        let prune =
-            |entry: Arc<Entry<Arc<Existing>>>| Prune { kind, name: entry.name.clone(), uid: Some(entry.uid.clone()) };
-        entries.into_iter().map(prune).collect::<Vec<_>>()
+    let mut meant = found(world, namespace, keys, |object| !object.deleting && meant(object));
+    meant.sort_by_key(|entry| Reverse(entry.view.kind));
+    let prune = |entry: &Entry<Arc<Existing>>| Prune {
+        kind: entry.view.kind,
+        name: entry.name.clone(),
+        uid: Some(entry.uid.clone()),
     };
-    Kind::ALL.into_iter().rev().flat_map(of_kind).collect()
+    meant.iter().map(|entry| prune(entry)).collect()
 }
 
 /// Every object of somebody else under `keys` that is `meant`, to be given back. One on its way out as well:
 /// while something holds it, it acts.
 fn shared(world: &World, namespace: &str, keys: &[Key<'_>], meant: impl Fn(&Existing) -> bool) -> Vec<Release> {
-    let of_kind = |kind: Kind| {
-        let mut entries: Vec<_> = keys.iter().flat_map(|key| world.istio(kind).by(*key)).collect();
-        entries
-            .retain(|entry| entry.namespace == namespace && entry.view.co_owner_uid().is_some() && meant(&entry.view));
-        entries.sort_by(|one, two| one.name.cmp(&two.name));
-        entries.dedup_by(|one, two| one.name == two.name);
-        let release =
-            |entry: Arc<Entry<Arc<Existing>>>| Release { kind, name: entry.name.clone(), uid: Some(entry.uid.clone()) };
-        entries.into_iter().map(release).collect::<Vec<_>>()
+    let meant = found(world, namespace, keys, |object| object.co_owner_uid().is_some() && meant(object));
+    let release = |entry: &Entry<Arc<Existing>>| Release {
+        kind: entry.view.kind,
+        name: entry.name.clone(),
+        uid: Some(entry.uid.clone()),
     };
-    Kind::ALL.into_iter().flat_map(of_kind).collect()
+    meant.iter().map(|entry| release(entry)).collect()
+}
+
+/// What is `meant` of the Istio objects of a namespace under `keys`, each once, in the order in which they
+/// are written.
+fn found(
+    world: &World,
+    namespace: &str,
+    keys: &[Key<'_>],
+    meant: impl Fn(&Existing) -> bool,
+) -> Vec<Arc<Entry<Arc<Existing>>>> {
+    let of_kind = |kind: Kind| keys.iter().flat_map(move |key| world.istio(kind).by(*key));
+    let mut entries: Vec<_> = Kind::ALL.into_iter().flat_map(of_kind).collect();
+    entries.retain(|entry| entry.namespace == namespace && meant(&entry.view));
+    entries.sort_by(|one, two| (one.view.kind, &one.name).cmp(&(two.view.kind, &two.name)));
+    entries.dedup_by(|one, two| Arc::ptr_eq(one, two));
+    entries
 }

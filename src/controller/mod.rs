@@ -201,11 +201,9 @@ impl Shared {
         self.keys.open();
         self.look_at_all();
         let world = &self.context.hands.world;
-        for entry in Kind::ALL.into_iter().flat_map(|kind| world.istio(kind).all()) {
-            let (namespace, name) = (entry.namespace.clone(), entry.name.clone());
-            let delta = Delta { namespace, name, before: None, after: Some(entry) };
-            self.keys.look_at_all(world, &relations::of_istio(&delta, world));
-        }
+        let objects = Kind::ALL.into_iter().flat_map(|kind| world.istio(kind).all());
+        let claimed: Names = objects.flat_map(|entry| relations::claimed(&entry.view).collect::<Vec<_>>()).collect();
+        self.keys.look_at_all(world, &claimed);
     }
 
     /// Looks at every policy.

@@ -58,11 +58,7 @@ pub fn of_istio(delta: &Delta<Arc<Existing>>, world: &World) -> Names {
     let namespace = &delta.namespace;
     for side in delta.sides() {
         let object = &side.view;
-        let owners = object.owners.iter().filter(|owner| is_policy(owner));
-        names.extend(owners.map(|owner| (namespace.clone(), owner.name.clone())));
-        // No reference leads from there to a policy that is gone.
-        let co_owner = object.co_owner.clone().filter(|_| object.co_owner_uid().is_some());
-        names.extend(co_owner.map(|name| (namespace.clone(), name)));
+        names.extend(claimed(object));
         let uids = object.owners.iter().map(|owner| &owner.uid).chain(object.labels.get(names::LABEL_OWNER_UID));
         let of_uid = uids.chain(object.labels.get(names::LABEL_CO_OWNER_UID)).flat_map(|uid| {
             let mut policies = world.policies.by(Key::Uid(uid));
@@ -95,6 +91,14 @@ pub fn of_istio(delta: &Delta<Arc<Existing>>, world: &World) -> Names {
         names.extend(named(world.policies_under(&end)));
     }
     names
+}
+
+/// Those that an Istio object says it is of, whether they are there or not.
+pub fn claimed(object: &Existing) -> impl Iterator<Item = (String, String)> {
+    let owners = object.owners.iter().filter(|owner| is_policy(owner)).map(|owner| &owner.name);
+    // No reference leads from there to a policy that is gone.
+    let co_owner = object.co_owner.iter().filter(|_| object.co_owner_uid().is_some());
+    owners.chain(co_owner).map(|name| (object.namespace.clone(), name.clone()))
 }
 
 /// Those for what a route of the Gateway API is attached to, in whatever namespace.

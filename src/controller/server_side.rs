@@ -12,7 +12,7 @@ use super::{
     world::{Policy, World},
 };
 use crate::{
-    api::{Resilience, TargetKind},
+    api::{Resilience, TargetKind, TargetRef},
     istio::{Existing, Kind},
     observed::{Selecting, Selector, ServerSide, may_select_the_same},
 };
@@ -23,16 +23,11 @@ pub fn observe(resilience: &Resilience, world: &World) -> ServerSide {
     let Some(target) = asking(resilience) else { return ServerSide::default() };
     let services = world.services.within(&namespace);
     let Some(own) = services.iter().find(|service| service.name == target) else { return ServerSide::default() };
-    let policies = world.policies.within(&namespace);
     let policy = |service: &str| {
-        let stating = policies.iter().find(|policy| stated(&policy.view) == Some(service));
-        stating.map(|policy| policy.name.as_str())
+        let policies = world.targeting(&namespace, &TargetRef::new(TargetKind::Service, service));
+        policies.iter().filter(|policy| stated(&policy.view).is_some()).map(|policy| policy.name.clone()).min()
     };
-    let selecting = services.iter().map(|service| Selecting {
-        name: &service.name,
-        selector: &service.view.selector,
-        policy: policy(&service.name),
-    });
+    let selecting = services.iter().map(|service| Selecting { name: &service.name, selector: &service.view.selector });
     let addresses = |service: &str| -> BTreeSet<String> {
         let mut slices = world.slices.by(Key::Service(&namespace, service));
         slices.retain(|slice| slice.namespace == namespace && slice.view.service.as_deref() == Some(service));
@@ -45,8 +40,8 @@ pub fn observe(resilience: &Resilience, world: &World) -> ServerSide {
         of_root = sidecars.within(&world.root_namespace);
     }
     let sidecars = here.iter().chain(&of_root).map(|entry| &*entry.view);
-    let target = Selecting { name: target, selector: &own.view.selector, policy: None };
-    ServerSide::gather(&namespace, &target, selecting, sidecars, addresses)
+    let target = Selecting { name: target, selector: &own.view.selector };
+    ServerSide::gather(&namespace, &target, selecting, sidecars, policy, addresses)
 }
 
 /// The Service whose server's side a policy states.

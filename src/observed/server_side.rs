@@ -48,8 +48,6 @@ pub struct Selecting<'a> {
     pub name: &'a str,
     /// Empty: it selects no pods.
     pub selector: &'a Selector,
-    /// The policy that states its server's side, if there is one.
-    pub policy: Option<&'a str>,
 }
 
 /// Whether one pod can have the labels of both: no label is another in each.
@@ -60,13 +58,15 @@ pub fn may_select_the_same(one: &Selector, other: &Selector) -> bool {
 
 impl ServerSide {
     /// Of `target`, from the Services of its namespace (itself among them), the Sidecars of that namespace
-    /// and of the root namespace, and the addresses of a Service's endpoints.
+    /// and of the root namespace, and of a Service the policy that states its server's side and the addresses
+    /// of its endpoints.
     #[must_use]
     pub fn gather<'a>(
         namespace: &str,
         target: &Selecting<'_>,
         services: impl IntoIterator<Item = Selecting<'a>>,
         sidecars: impl IntoIterator<Item = &'a Existing>,
+        policy: impl Fn(&str) -> Option<String>,
         addresses: impl Fn(&str) -> BTreeSet<String>,
     ) -> Self {
         let others: Vec<Selecting<'_>> = services
@@ -83,7 +83,7 @@ impl ServerSide {
                 None if theirs.is_empty() => Evidence::NoEndpoints(other.name.to_owned()),
                 None => return None,
             };
-            Some(Sharer { name: other.name.to_owned(), evidence, policy: other.policy.map(str::to_owned) })
+            Some(Sharer { name: other.name.to_owned(), evidence, policy: policy(other.name) })
         };
         let concerned = sidecars.into_iter().filter(|sidecar| {
             debug_assert_eq!(sidecar.kind, Kind::Sidecar);
@@ -125,12 +125,12 @@ mod tests {
     fn gather(other: &Selector, own: &[&str], theirs: &[&str], sidecars: &[Existing]) -> ServerSide {
         let target = labels(&[("app", "a")]);
         let services = [("a", &target), ("b", other)];
-        let selecting = services.map(|(name, selector)| Selecting { name, selector, policy: None });
+        let selecting = services.map(|(name, selector)| Selecting { name, selector });
         let addresses = |name: &str| {
             let of = if name == "a" { own } else { theirs };
             of.iter().map(|address| (*address).to_owned()).collect()
         };
-        ServerSide::gather("ns", &selecting[0].clone(), selecting, sidecars, addresses)
+        ServerSide::gather("ns", &selecting[0].clone(), selecting, sidecars, |_| None, addresses)
     }
 
     #[test]
