@@ -48,13 +48,18 @@ impl FromStr for AskedClient {
     }
 }
 
+/// What can speak of a host.
+#[derive(Clone, Copy, Debug)]
+enum Speaks {
+    Istio(Kind),
+    Gateway(GatewayRouteKind),
+}
+
 /// Objects of one kind, as far as they may be read.
 struct Spread<'a> {
     found: Vec<DynamicObject>,
-    /// The namespaces that were read; `None`: all.
-    only: Option<BTreeSet<&'a String>>,
-    /// What the API server says of the others.
-    said: String,
+    /// Where not all namespaces may be read: what the API server says of each of those nearby; none: it was read.
+    nearby: BTreeMap<&'a String, Option<String>>,
 }
 
 /// Why a kind could not be read.
@@ -90,18 +95,16 @@ impl Reader {
         world: &World,
     ) -> Result<Vec<String>, Vec<String>> {
         let near: BTreeSet<&String> = own.iter().chain(near).collect();
-        let istio = Kind::ALL.map(|kind| istio_resource(kind.as_str(), kind.plural()));
-        let gateway = GatewayRouteKind::ALL.map(gateway_resource);
-        let resources = istio.iter().chain(&gateway);
-        let lists = join_all(resources.clone().map(|resource| self.everywhere(resource, &near))).await;
+        let istio = Kind::ALL.map(|kind| (Speaks::Istio(kind), istio_resource(kind.as_str(), kind.plural())));
+        let gateway = GatewayRouteKind::ALL.map(|kind| (Speaks::Gateway(kind), gateway_resource(kind)));
+        let resources: Vec<_> = istio.into_iter().chain(gateway).collect();
+        let lists = join_all(resources.iter().map(|(_, resource)| self.everywhere(resource, &near))).await;
         let (mut unread, mut faults) = (Vec::new(), Vec::new());
-        for (resource, list) in resources.zip(lists) {
-            let kind = Kind::ALL.into_iter().find(|kind| kind.plural() == resource.plural);
-            let route = GatewayRouteKind::ALL.into_iter().find(|kind| kind.plural() == resource.plural);
+        for ((speaks, resource), list) in resources.iter().zip(lists) {
             let spread = match list {
                 Ok(spread) => spread,
                 // Nobody needs the Gateway API.
-                Err(Unread { missing: true, .. }) if route.is_some() => continue,
+                Err(Unread { missing: true, .. }) if matches!(speaks, Speaks::Gateway(_)) => continue,
                 Err(Unread { words, .. }) => {
                     if !faults.contains(&words) {
                         faults.push(words);
@@ -109,21 +112,23 @@ impl Reader {
                     continue;
                 }
             };
-            if let Some(read) = &spread.only {
-                if let Some(missed) = own.iter().find(|own| !read.contains(own)).filter(|_| kind.is_some()) {
-                    faults.push(Self::forbidden(&spread.said, &resource.plural, missed));
-                }
-                let unseen = match (kind, route) {
-                    (Some(kind), _) if !read.contains(&&world.root_namespace) => Some(Unseen::RootNamespace(kind)),
-                    (_, Some(route)) if own.iter().any(|own| !read.contains(&own)) => {
-                        Some(Unseen::GatewayRoutes(route))
+            if !spread.nearby.is_empty() {
+                let refused = |namespace: &String| spread.nearby.get(namespace).and_then(Option::as_ref);
+                let missed = own.iter().find_map(|own| Some((own, refused(own)?)));
+                match (speaks, missed) {
+                    (Speaks::Gateway(kind), Some(_)) => drop(world.bar(Unseen::GatewayRoutes(*kind), true)),
+                    (Speaks::Istio(_), Some((own, said))) => {
+                        faults.push(Self::forbidden(said, &resource.plural, own));
                     }
-                    _ => None,
-                };
-                if let Some(unseen) = unseen {
-                    world.bar(unseen, true);
+                    (_, None) => {}
                 }
-                let read: Vec<&str> = read.iter().map(|namespace| namespace.as_str()).collect();
+                if let Speaks::Istio(kind) = speaks
+                    && refused(&world.root_namespace).is_some()
+                {
+                    world.bar(Unseen::RootNamespace(*kind), true);
+                }
+                let read = spread.nearby.iter().filter(|(_, refused)| refused.is_none());
+                let read: Vec<&str> = read.map(|(namespace, _)| namespace.as_str()).collect();
                 let but = match &read[..] {
                     [] => "none was".to_owned(),
                     some => format!("only those of {} were", some.join(", ")),
@@ -131,10 +136,9 @@ impl Reader {
                 unread.push(format!("{}s of all namespaces: you may not list them, and {but} read", resource.kind));
             }
             for object in spread.found {
-                if let Some(kind) = kind {
-                    let _delta = world.istio(kind).put(world::existing(kind, object));
-                } else if let Some(route) = route {
-                    let _delta = world.gateway_routes(route).put(world::gateway_route(route, object));
+                match *speaks {
+                    Speaks::Istio(kind) => drop(world.istio(kind).put(world::existing(kind, object))),
+                    Speaks::Gateway(kind) => drop(world.gateway_routes(kind).put(world::gateway_route(kind, object))),
                 }
             }
         }
@@ -149,28 +153,27 @@ impl Reader {
             missing: matches!(error, kube::Error::Api(status) if status.code == 404),
         };
         let silent = || Unread { words: self.silent(), missing: false };
-        let said = match self.all(Api::all_with(self.client.clone(), resource)).await {
-            Some(Ok(found)) => return Ok(Spread { found, only: None, said: String::new() }),
-            Some(Err(kube::Error::Api(status))) if status.code == 403 => status.message,
+        match self.all(Api::all_with(self.client.clone(), resource)).await {
+            Some(Ok(found)) => return Ok(Spread { found, nearby: BTreeMap::new() }),
+            Some(Err(kube::Error::Api(status))) if status.code == 403 => {}
             Some(Err(error)) => return Err(told(&error, "")),
             None => return Err(silent()),
-        };
+        }
         let lists = near.iter().map(|namespace| async move {
             (*namespace, self.all(Api::namespaced_with(self.client.clone(), namespace, resource)).await)
         });
-        let mut spread = Spread { found: Vec::new(), only: Some(BTreeSet::new()), said };
+        let mut spread = Spread { found: Vec::new(), nearby: BTreeMap::new() };
         for (namespace, list) in join_all(lists).await {
-            match list {
+            let refused = match list {
                 Some(Ok(list)) => {
                     spread.found.extend(list);
-                    spread.only.iter_mut().for_each(|only| {
-                        only.insert(namespace);
-                    });
+                    None
                 }
-                Some(Err(kube::Error::Api(status))) if status.code == 403 => spread.said = status.message,
+                Some(Err(kube::Error::Api(status))) if status.code == 403 => Some(status.message),
                 Some(Err(error)) => return Err(told(&error, namespace)),
                 None => return Err(silent()),
-            }
+            };
+            spread.nearby.insert(namespace, refused);
         }
         Ok(spread)
     }
