@@ -19,7 +19,7 @@ use crate::{
 
 pub use endpoints::{Endpoints, count_endpoints};
 pub use server_side::{Evidence, Selecting, Selector, ServerSide, Sharer, may_select_the_same};
-pub use target::{Discovery, PortView, ServiceView};
+pub use target::{Discovery, PortView, ServiceView, host_of};
 
 /// Everything that the decision about one `Resilience` rests on.
 #[derive(Clone, Debug, Default, PartialEq)]

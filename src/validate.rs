@@ -19,9 +19,9 @@ use kube::ResourceExt;
 
 pub use crate::api::schema::Violation;
 use crate::{
-    api::{Resilience, TargetKind, TargetRef, schema},
+    api::{Resilience, TargetRef, schema},
     names,
-    observed::{Observed, ServiceView, Target},
+    observed::{Observed, ServiceView, Target, host_of},
 };
 
 pub use arithmetic::{default_max_percent, ejectable};
@@ -158,8 +158,5 @@ fn without_routes(other: &neighbours::RoutesOwner) -> String {
 
 /// Fully qualified; empty where it is not known.
 fn host(target: &TargetRef, service: Option<&ServiceView>, namespace: &str, settings: &Settings) -> String {
-    match target.kind {
-        TargetKind::Service => names::service_host(&target.name, namespace, &settings.cluster_domain),
-        TargetKind::ServiceEntry => service.and_then(|entry| entry.hosts.first()).cloned().unwrap_or_default(),
-    }
+    host_of(target, namespace, service, &settings.cluster_domain).unwrap_or_default()
 }

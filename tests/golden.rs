@@ -24,7 +24,7 @@ use resilience_operator::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{difference, files, name};
+use crate::support::{difference, files, merge, name};
 
 #[test]
 fn every_golden_file_is_what_the_operator_generates_and_says() {
@@ -139,18 +139,6 @@ fn held(owner: &Owner, existing: &[Existing]) -> Vec<GeneratedRef> {
         Some(GeneratedRef { kind: one.kind.as_str().to_owned(), name: one.name.clone(), ownership })
     });
     held.collect()
-}
-
-/// Server-side apply: maps are merged, everything else is replaced.
-fn merge(there: &mut Value, applied: &Value) {
-    match (there, applied) {
-        (Value::Object(there), Value::Object(applied)) => {
-            for (key, value) in applied {
-                merge(there.entry(key.clone()).or_insert(Value::Null), value);
-            }
-        }
-        (there, applied) => *there = applied.clone(),
-    }
 }
 
 /// The policy with its status after `outcome`.

@@ -21,7 +21,10 @@ use resilience_operator::{
 };
 use serde_json::{Value, json};
 
-use crate::legal::{UID, legal_spec, policy, without_server_side, world};
+use crate::{
+    legal::{UID, legal_spec, policy, without_server_side, world},
+    support::merge,
+};
 
 fn valid(policy: &Resilience, world: &Observed) -> Valid {
     validate(policy, world, &Settings::default()).unwrap_or_else(|refusal| panic!("{refusal:?}"))
@@ -31,18 +34,6 @@ fn valid(policy: &Resilience, world: &Observed) -> Valid {
 fn existing(object: &DesiredObject) -> Existing {
     let meta: ObjectMeta = serde_json::from_value(object.json["metadata"].clone()).expect("metadata of ours");
     Existing::new(object.kind, &meta, object.json["spec"].clone())
-}
-
-/// Server-side apply: maps are merged, everything else is replaced.
-fn merge(there: &mut Value, applied: &Value) {
-    match (there, applied) {
-        (Value::Object(there), Value::Object(applied)) => {
-            for (key, value) in applied {
-                merge(there.entry(key.clone()).or_insert(Value::Null), value);
-            }
-        }
-        (there, applied) => *there = applied.clone(),
-    }
 }
 
 /// A merge patch (RFC 7386) that only takes away.

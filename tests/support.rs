@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde_json::Value;
+
 /// The root of the repository.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -59,4 +61,16 @@ pub fn difference(old: &str, new: &str) -> String {
         }
     }
     lines.join("\n")
+}
+
+/// Server-side apply: maps are merged, everything else is replaced.
+pub fn merge(there: &mut Value, applied: &Value) {
+    match (there, applied) {
+        (Value::Object(there), Value::Object(applied)) => {
+            for (key, value) in applied {
+                merge(there.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (there, applied) => *there = applied.clone(),
+    }
 }

@@ -26,6 +26,7 @@ use crate::{
     names,
     observed::{
         Endpoints, Membership, Observed, Rival, Selecting, ServerSide, ServiceView, Target, WAYPOINT, count_endpoints,
+        host_of,
     },
     report::as_applied,
     validate::{Refusal, Settings, Valid, validate},
@@ -222,10 +223,7 @@ impl World {
 
     fn neighbourhood(&self, namespace: &str, target: &TargetRef, settings: &Settings) -> Neighbourhood {
         let key = (namespace.to_owned(), target.name.clone());
-        let host = match target.kind {
-            TargetKind::Service => Some(names::service_host(&target.name, namespace, &settings.cluster_domain)),
-            TargetKind::ServiceEntry => self.entries.get(&key).and_then(|entry| entry.hosts.first()).cloned(),
-        };
+        let host = host_of(target, namespace, self.entries.get(&key), &settings.cluster_domain);
         let callee = Callee {
             host: host.unwrap_or_default(),
             namespace: namespace.to_owned(),

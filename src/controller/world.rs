@@ -29,7 +29,7 @@ use crate::{
         neighbourhood::{GatewayRoute, GatewayRouteKind, Neighbourhood},
     },
     names,
-    observed::{Membership, ServiceView, Unseen, WAYPOINT},
+    observed::{Membership, ServiceView, Unseen, WAYPOINT, host_of},
     runtime::metrics::Tally,
     validate::Settings,
 };
@@ -213,10 +213,11 @@ impl World {
 
     /// The host of a target; `None` for a ServiceEntry that is not there, or declares none.
     pub fn host(&self, namespace: &str, target: &TargetRef) -> Option<String> {
-        match target.kind {
-            TargetKind::Service => Some(names::service_host(&target.name, namespace, &self.cluster_domain)),
-            TargetKind::ServiceEntry => self.target(namespace, target)?.view.hosts.first().cloned(),
-        }
+        let entry = match target.kind {
+            TargetKind::Service => None,
+            TargetKind::ServiceEntry => self.target(namespace, target),
+        };
+        host_of(target, namespace, entry.as_ref().map(|entry| &entry.view), &self.cluster_domain)
     }
 
     /// The policies for a target.

@@ -103,6 +103,18 @@ impl Existing {
         }
     }
 
+    /// Namespace and name, as `namespace/name`.
+    #[must_use]
+    pub fn place(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// Kind and place: how it is named to people.
+    #[must_use]
+    pub fn whole(&self) -> String {
+        format!("{} {}/{}", self.kind, self.namespace, self.name)
+    }
+
     /// Whether the object selects particular client workloads, so that it leaves others alone.
     #[must_use]
     pub fn has_workload_selector(&self) -> bool {

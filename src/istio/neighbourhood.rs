@@ -283,15 +283,6 @@ fn is_same(one: &Existing, other: &Existing) -> bool {
     one.kind == other.kind && one.namespace == other.namespace && one.name == other.name
 }
 
-/// `namespace/name`.
-fn place(object: &Existing) -> String {
-    format!("{}/{}", object.namespace, object.name)
-}
-
-fn whole(object: &Existing) -> String {
-    format!("{} {}", object.kind, place(object))
-}
-
 /// Labels that stand in a spec.
 fn labels(selector: Option<&Value>) -> BTreeMap<String, String> {
     let entries = selector.and_then(Value::as_object).into_iter().flatten();

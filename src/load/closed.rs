@@ -21,11 +21,7 @@ pub(super) async fn drive(
     target: &Arc<Target>,
     measured_from: Instant,
 ) -> Result<Recorder, LoadError> {
-    // Who shares a connection of HTTP/2 is best on its thread.
-    let together = match (plan.connections, plan.protocol) {
-        (Connections::Shared, Protocol::Http2) => plan.http2_connections.min(concurrency),
-        _ => concurrency,
-    };
+    let together = plan.lines(concurrency);
     let threads = threads::worth(together);
     let run = Arc::new(Run::new(plan, control, threads)?);
     let crew = Crew { plan: plan.clone(), target: Arc::clone(target), run: Arc::clone(&run), measured_from };

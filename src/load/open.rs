@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use super::LoadError;
 use super::client::{Caller, Line, Target};
 use super::control::{Control, Run};
-use super::plan::{Connections, Plan, Protocol};
+use super::plan::{Plan, Protocol};
 use super::record::Recorder;
 use super::report::EndedBy;
 use super::schedule::{Schedule, Step};
@@ -28,11 +28,7 @@ pub(super) async fn drive(
     target: &Arc<Target>,
     measured_from: Instant,
 ) -> Result<Recorder, LoadError> {
-    // Who shares a connection of HTTP/2 is best on its thread.
-    let together = match (plan.connections, plan.protocol) {
-        (Connections::Shared, Protocol::Http2) => plan.http2_connections.min(max_in_flight),
-        _ => max_in_flight,
-    };
+    let together = plan.lines(max_in_flight);
     let threads = threads::worth(together);
     let run = Arc::new(Run::new(plan, control, threads)?);
     let (queues, shares): (Vec<_>, Vec<_>) = (0..threads).map(|_| unbounded_channel()).unzip();
@@ -170,7 +166,7 @@ impl Station {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::plan::tests::plan;
+    use crate::load::{Connections, plan::tests::plan};
 
     #[tokio::test]
     async fn latency_counts_from_when_a_request_was_due_even_if_it_left_late() {

@@ -136,6 +136,15 @@ pub enum PlanError {
 }
 
 impl Plan {
+    /// To how many lines `callers` at a time are dealt, each on one thread: who shares a connection of HTTP/2
+    /// is best on its thread.
+    pub(super) fn lines(&self, callers: usize) -> usize {
+        match (self.connections, self.protocol) {
+            (Connections::Shared, Protocol::Http2) => self.http2_connections.min(callers),
+            _ => callers,
+        }
+    }
+
     /// Every fault of this plan; empty when it can be run.
     #[must_use]
     pub fn faults(&self) -> Vec<PlanError> {

@@ -4,7 +4,11 @@ use k8s_openapi::api::core::v1::Service;
 use serde_json::Value;
 
 use super::{Endpoints, Selector, WAYPOINT, uses_waypoint};
-use crate::istio::{Protocol, entry_protocol, port_protocol};
+use crate::{
+    api::{TargetKind, TargetRef},
+    istio::{Protocol, entry_protocol, port_protocol},
+    names,
+};
 
 /// What matters of a Service or a ServiceEntry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +32,21 @@ pub struct ServiceView {
     /// are not ready, whatever its version, and keeps no share of healthy ones
     /// (istio `pilot/pkg/model/service.go`, `ForcesSupportUnhealthyEndpoints`).
     pub prefers_near: bool,
+}
+
+/// Fully qualified host of a target in `namespace`: that of a Service follows from its name, that of a
+/// ServiceEntry stands in it. `None` for an entry that is not there, or declares none.
+#[must_use]
+pub fn host_of(
+    target: &TargetRef,
+    namespace: &str,
+    entry: Option<&ServiceView>,
+    cluster_domain: &str,
+) -> Option<String> {
+    match target.kind {
+        TargetKind::Service => Some(names::service_host(&target.name, namespace, cluster_domain)),
+        TargetKind::ServiceEntry => entry?.hosts.first().cloned(),
+    }
 }
 
 /// How clients find the endpoints of a target.

@@ -12,8 +12,7 @@ use crate::{
         Existing, Kind,
         neighbourhood::{Callee, Client, Deviation, Neighbourhood, RouteOwner, RoutesInForce, RulesInForce},
     },
-    names,
-    observed::{Observed, Target},
+    observed::{Observed, Target, host_of},
     validate::Settings,
 };
 
@@ -85,10 +84,7 @@ pub struct OthersLine {
 #[must_use]
 pub fn callee(target: &TargetRef, namespace: &str, observed: &Observed, settings: &Settings) -> Option<Callee> {
     let Target::Found(service) = &observed.target else { return None };
-    let host = match target.kind {
-        TargetKind::Service => names::service_host(&target.name, namespace, &settings.cluster_domain),
-        TargetKind::ServiceEntry => service.hosts.first()?.clone(),
-    };
+    let host = host_of(target, namespace, Some(service), &settings.cluster_domain)?;
     let (http, other): (Vec<_>, Vec<_>) = service.ports.iter().partition(|port| port.protocol.is_http());
     let numbers = |ports: Vec<&crate::observed::PortView>| ports.iter().map(|port| port.number).collect();
     Some(Callee {
@@ -150,19 +146,19 @@ impl Page {
         let mut virtual_services: Vec<String> = Vec::new();
         for (_, force) in routes.iter().filter(|(_, force)| force.unobserved.is_empty()) {
             if let Some(RouteOwner::VirtualService(object)) = &force.owner
-                && !virtual_services.contains(&place(object))
+                && !virtual_services.contains(&object.place())
             {
-                virtual_services.push(place(object));
+                virtual_services.push(object.place());
             }
         }
-        self.destination_rules = Some(rules.merged.iter().map(|rule| place(rule)).collect());
+        self.destination_rules = Some(rules.merged.iter().map(|rule| rule.place()).collect());
         self.virtual_services = Some(virtual_services);
         self.client = Some(ClientPart {
             namespace: client.namespace.clone(),
             workload,
             labels: client.labels.clone(),
             sees_host: seen.is_some(),
-            traffic_policy_of: rules.policy_of.as_ref().map(|rule| place(rule)),
+            traffic_policy_of: rules.policy_of.as_ref().map(|rule| rule.place()),
             ports: routes.iter().map(|(port, force)| port_line(*port, force)).collect(),
             shadowed: shadowed(&rules, &routes),
         });
@@ -180,7 +176,7 @@ impl Page {
         let mut lines = Vec::new();
         if let Some(rule) = around.rules.iter().find(is_ours) {
             let others = around.other_rules(callee, rule);
-            lines.extend(others.iter().map(|one| others_line(Kind::DestinationRule, None, one, |rule| whole(rule))));
+            lines.extend(others.iter().map(|one| others_line(Kind::DestinationRule, None, one, |rule| rule.whole())));
         }
         if let Some(routes) = around.virtual_services.iter().find(is_ours) {
             let of_ports = callee.http_ports.iter().map(|port| (*port, around.other_routes(callee, *port, routes)));
@@ -200,10 +196,9 @@ fn port_line(port: u16, force: &RoutesInForce) -> ClientPort {
     let observed = force.unobserved.is_empty();
     let (mut virtual_service, mut gateway_routes) = (None, Vec::new());
     match force.owner.as_ref().filter(|_| observed) {
-        Some(RouteOwner::VirtualService(object)) => virtual_service = Some(place(object)),
+        Some(RouteOwner::VirtualService(object)) => virtual_service = Some(object.place()),
         Some(RouteOwner::GatewayRoutes(routes)) => {
-            gateway_routes
-                .extend(routes.iter().map(|route| format!("{} {}/{}", route.kind, route.namespace, route.name)));
+            gateway_routes.extend(routes.iter().map(ToString::to_string));
         }
         None => {}
     }
@@ -213,8 +208,8 @@ fn port_line(port: u16, force: &RoutesInForce) -> ClientPort {
 /// Of routes what is said of all ports alike is said once.
 fn shadowed(rules: &RulesInForce, routes: &[(u16, RoutesInForce)]) -> Vec<ShadowedLine> {
     let of_rules = rules.shadowed.iter().map(|one| {
-        let by = one.by.as_ref().map(|by| whole(by));
-        ShadowedLine { object: whole(&one.object), port: None, why: one.why.because(by.as_deref()), by }
+        let by = one.by.as_ref().map(|by| by.whole());
+        ShadowedLine { object: one.object.whole(), port: None, why: one.why.because(by.as_deref()), by }
     });
     let mut lines: Vec<ShadowedLine> = of_rules.collect();
     let mut of_routes: BTreeMap<ShadowedLine, Vec<u16>> = BTreeMap::new();
@@ -245,12 +240,4 @@ fn others_line<T>(kind: Kind, port: Option<u16>, one: &Deviation<T>, name: impl 
         gets: one.gets.as_ref().map(name),
         why: one.why.because(by.as_deref()),
     }
-}
-
-fn place(object: &Existing) -> String {
-    format!("{}/{}", object.namespace, object.name)
-}
-
-fn whole(object: &Existing) -> String {
-    format!("{} {}", object.kind, place(object))
 }

@@ -14,7 +14,7 @@ use crate::{
     diff::{diff, without_ours},
     istio::{Existing, Kind},
     names,
-    observed::{Discovery, Observed, ServiceView, Target},
+    observed::{Discovery, Observed, ServiceView, Target, host_of},
     translate::translate,
     validate::{Owner, Settings, Valid, ejectable, is_co_owned, is_ours},
 };
@@ -294,12 +294,7 @@ const fn found(observed: &Observed) -> Option<&ServiceView> {
 }
 
 fn host(target: &TargetRef, namespace: &str, observed: &Observed, settings: &Settings) -> String {
-    match target.kind {
-        crate::api::TargetKind::Service => names::service_host(&target.name, namespace, &settings.cluster_domain),
-        crate::api::TargetKind::ServiceEntry => {
-            found(observed).and_then(|entry| entry.hosts.first()).cloned().unwrap_or_default()
-        }
-    }
+    host_of(target, namespace, found(observed), &settings.cluster_domain).unwrap_or_default()
 }
 
 fn target_part(target: &TargetRef, namespace: &str, observed: &Observed, settings: &Settings) -> TargetPart {

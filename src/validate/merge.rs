@@ -47,11 +47,11 @@ pub(super) fn find(
         })
         .collect();
     let Some(rule) = in_force(&candidates) else { return Ok(None) };
-    let whole = whole(rule);
+    let whole = rule.whole();
     if let Some(other) = candidates.iter().find(|other| other.export_to() != rule.export_to()) {
         return Err(format!(
             "{whole} and {} both have host {} with unequal exportTo, so that it hangs on their ages whose traffic policy a client gets: make one rule of the two",
-            self::whole(other),
+            other.whole(),
             valid.host
         ));
     }
@@ -75,10 +75,6 @@ fn in_force<'a>(rules: &[&'a Existing]) -> Option<&'a Existing> {
         rules.reduce(|one, other| if first(other, one) { other } else { one })
     };
     oldest(&Existing::has_policy_of_others).or_else(|| oldest(&|_| true))
-}
-
-fn whole(rule: &Existing) -> String {
-    format!("{} {}/{}", rule.kind, rule.namespace, rule.name)
 }
 
 fn faults(spec: &ResilienceSpec, valid: &Valid, rule: &Existing) -> Vec<String> {
@@ -159,7 +155,7 @@ fn narrowed(rule: &Existing) -> Option<String> {
     narrow.then(|| {
         format!(
             "{} has exportTo {}: clients elsewhere get neither it nor what stands in it; it is its owner's field and stays",
-            whole(rule),
+            rule.whole(),
             export_to.join(", ")
         )
     })

@@ -131,7 +131,7 @@ fn look_within(
     // Also one that is being deleted: while something holds it istiod heeds it (claim R1.2b).
     let others = others.into_iter().filter(|object| wants.want(object.kind));
     for other in others {
-        let whole = rules::whole(other);
+        let whole = other.whole();
         let for_host = other.is_for(host, &settings.cluster_domain);
         match other.kind {
             // One of them holds our blocks, and none of ours stands beside it.
@@ -175,7 +175,7 @@ enum Beside {
 }
 
 fn beside(ours: Option<&Existing>, other: &Existing, name: &str, host: &str) -> Beside {
-    let (whole, exports) = (rules::whole(other), other.export_to());
+    let (whole, exports) = (other.whole(), other.export_to());
     // One that is there for its subsets is merged with ours, whichever is older (claims R1.3b, R1.3c), unless
     // it is exported elsewhere (R1.4): ours has no `exportTo`.
     if !other.has_policy_of_others() && exports.is_empty() && other.name != name {
@@ -203,7 +203,7 @@ fn gateways_elsewhere(valid: &Valid, around: &Neighbourhood) -> Vec<(String, Str
             && (object.is_for(&valid.host, &around.cluster_domain)
                 || object.destinations(&around.cluster_domain).contains(&valid.host))
     });
-    bring_in.flat_map(|object| object.gateways().into_iter().map(|gateway| (rules::whole(object), gateway))).collect()
+    bring_in.flat_map(|object| object.gateways().into_iter().map(|gateway| (object.whole(), gateway))).collect()
 }
 
 /// Whether an object was generated for this policy: by owner or, if that was stripped, by label.

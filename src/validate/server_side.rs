@@ -62,7 +62,7 @@ pub(super) fn look(valid: &Valid, observed: &Observed, settings: &Settings) -> R
 
 /// Whose pods a Sidecar selects.
 fn beside(sidecar: &Existing, valid: &Valid) -> String {
-    let whole = format!("{} {}/{}", sidecar.kind, sidecar.namespace, sidecar.name);
+    let whole = sidecar.whole();
     let selector = valid.server.as_ref().map(|server| &server.selector);
     match sidecar.workload_labels() {
         None if sidecar.namespace != valid.owner.namespace => format!("{whole} is for every pod of the mesh"),

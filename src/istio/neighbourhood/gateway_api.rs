@@ -64,6 +64,12 @@ pub struct GatewayRoute {
     pub has_rules: bool,
 }
 
+impl fmt::Display for GatewayRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+    }
+}
+
 /// What a route is attached to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteParent {

@@ -14,7 +14,7 @@ use super::{
     order::Age,
     pattern::{covers, is_wildcard, most_specific},
     scope::Listener,
-    selects, whole,
+    selects,
 };
 use crate::istio::{Existing, resolve_host};
 
@@ -41,11 +41,11 @@ pub enum RouteOwner {
 impl fmt::Display for RouteOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::VirtualService(object) => f.write_str(&whole(object)),
+            Self::VirtualService(object) => f.write_str(&object.whole()),
             Self::GatewayRoutes(routes) => {
                 for (index, route) in routes.iter().enumerate() {
                     let comma = if index == 0 { "" } else { ", " };
-                    write!(f, "{comma}{} {}/{}", route.kind, route.namespace, route.name)?;
+                    write!(f, "{comma}{route}")?;
                 }
                 Ok(())
             }
@@ -364,7 +364,7 @@ fn routes_of(object: &Existing, port: u16, client: &Client) -> Yield {
     let mut unknown = None;
     for route in list(&object.spec, "http") {
         if route.get("delegate").is_some_and(|delegate| !delegate.is_null()) {
-            unknown.get_or_insert_with(|| Unobserved::Delegates(whole(object)));
+            unknown.get_or_insert_with(|| Unobserved::Delegates(object.whole()));
             continue;
         }
         let mut matches = list(route, "match").peekable();
@@ -375,7 +375,7 @@ fn routes_of(object: &Existing, port: u16, client: &Client) -> Yield {
             match admits(one, port, client) {
                 Some(true) => return Yield::Yes,
                 Some(false) => {}
-                None => unknown = Some(Unobserved::Labels(whole(object))),
+                None => unknown = Some(Unobserved::Labels(object.whole())),
             }
         }
     }

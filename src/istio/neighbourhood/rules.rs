@@ -7,9 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    Callee, Client, Neighbourhood, Unobserved, Why, exports, is_same, labels, order::Age, pattern, selects, whole,
-};
+use super::{Callee, Client, Neighbourhood, Unobserved, Why, exports, is_same, labels, order::Age, pattern, selects};
 use crate::istio::Existing;
 
 /// What a client has of the DestinationRules for a host.
@@ -134,7 +132,7 @@ impl Neighbourhood {
         if client.labels.is_none() {
             let selecting = taken.into_iter().flat_map(|found| &found.entries).map(Entry::first);
             let selecting = selecting.filter(|rule| rule.namespace == client.namespace && rule.has_workload_selector());
-            force.unobserved.extend(selecting.map(|rule| Unobserved::Labels(whole(rule))));
+            force.unobserved.extend(selecting.map(|rule| Unobserved::Labels(rule.whole())));
         }
         force
     }

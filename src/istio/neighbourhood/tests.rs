@@ -66,14 +66,14 @@ fn around(objects: &[Arc<Existing>], routes: &[Arc<GatewayRoute>]) -> Neighbourh
 /// Whose traffic policy a client of this namespace has.
 fn policy(objects: &[Arc<Existing>], namespace: &str) -> String {
     let force = around(objects, &[]).rules(&callee(), &client(namespace, "fortio"));
-    force.policy_of.map(|rule| place(&rule)).unwrap_or_default()
+    force.policy_of.map(|rule| rule.place()).unwrap_or_default()
 }
 
 /// Why this rule does not count for a client of this namespace, and which one stands in the way.
 fn why(objects: &[Arc<Existing>], namespace: &str, of: &Arc<Existing>) -> (Why, String) {
     let force = around(objects, &[]).rules(&callee(), &client(namespace, "fortio"));
     let shadowed = force.shadowed.into_iter().find(|one| is_same(&one.object, of)).unwrap();
-    (shadowed.why, shadowed.by.map(|rule| place(&rule)).unwrap_or_default())
+    (shadowed.why, shadowed.by.map(|rule| rule.place()).unwrap_or_default())
 }
 
 /// Whose routes a client has on a port.
@@ -367,7 +367,7 @@ fn who_has_another_rule_is_told_without_naming_those_who_have_nothing_of_their_o
     let ours = rule("server/ours", 3, json!({}));
     let some = rule("batch/some", 1, json!({"workloadSelector": {"matchLabels": {"app": "a"}}}));
     let all = around(&[ours.clone(), rule("client/own", 1, json!({})), some], &[]);
-    let name = |rule: &Arc<Existing>| place(rule);
+    let name = |rule: &Arc<Existing>| rule.place();
     let others = all.other_rules(&callee(), &ours);
     let expected = [
         "clients in namespace batch but those labelled app=a in namespace batch: ClientsNamespaceFirst ",

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     super::Valid,
-    rules::{callee, whole, would_be},
+    rules::{callee, would_be},
 };
 use crate::istio::{
     Existing, Kind,
@@ -41,8 +41,8 @@ pub(super) fn look(valid: &Valid, name: &str, around: &Neighbourhood, ours: Opti
     let namespace = &valid.owner.namespace;
     // A producer's routes go before any VirtualService here, whatever their age (measured M38).
     if let Some(route) = around.routes.iter().find(|route| route.namespace == *namespace && route.has_rules) {
-        let name = format!("{} {namespace}/{}", route.kind, route.name);
-        return Routes { owner: Some(RoutesOwner { name, is_gateway_api: true }), ..Routes::default() };
+        let owner = RoutesOwner { name: route.to_string(), is_gateway_api: true };
+        return Routes { owner: Some(owner), ..Routes::default() };
     }
     let callee = callee(valid);
     let http: Vec<_> = valid.routes.iter().map(|port| json!({"match": [{"port": port}]})).collect();
@@ -79,8 +79,8 @@ pub(super) fn look(valid: &Valid, name: &str, around: &Neighbourhood, ours: Opti
                 let is_exact = other.is_for(&valid.host, &around.cluster_domain);
                 match shadowed.why {
                     // Whichever is older: a wildcard never counts beside the host itself.
-                    Why::MoreSpecific | Why::OlderRoutesFirst if !is_exact => drop(routes.hidden.insert(whole(other))),
-                    Why::OlderRoutesFirst => drop(routes.ignored.insert(whole(other))),
+                    Why::MoreSpecific | Why::OlderRoutesFirst if !is_exact => drop(routes.hidden.insert(other.whole())),
+                    Why::OlderRoutesFirst => drop(routes.ignored.insert(other.whole())),
                     _ => {}
                 }
             }

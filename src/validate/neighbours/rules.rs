@@ -44,7 +44,7 @@ pub(super) fn look(valid: &Valid, name: &str, around: &Neighbourhood, ours: Opti
     for hidden in around.hidden_by(&callee, &rule) {
         let host = hidden.object.hosts(&around.cluster_domain).join(", ");
         rules.hidden.push(Hidden {
-            rule: format!("{} with host {host}", whole(&hidden.object)),
+            rule: format!("{} with host {host}", hidden.object.whole()),
             clients: hidden.clients.to_string(),
             lost: lost(&hidden.object.spec),
             has_tls: hidden.has_tls,
@@ -73,8 +73,8 @@ fn deviating(callee: &Callee, rule: &Existing, around: &Neighbourhood) -> Rules 
     for deviation in around.other_rules(callee, rule) {
         let clients = deviation.clients.to_string();
         match (&deviation.gets, &deviation.by) {
-            (Some(other), _) => rules.others.push((clients, whole(other))),
-            (None, Some(other)) => rules.none.push((clients, whole(other))),
+            (Some(other), _) => rules.others.push((clients, other.whole())),
+            (None, Some(other)) => rules.none.push((clients, other.whole())),
             (None, None) => {}
         }
     }
@@ -115,8 +115,4 @@ fn lost(spec: &Value) -> Vec<String> {
         lost.push("subsets".to_owned());
     }
     lost
-}
-
-pub(super) fn whole(object: &Existing) -> String {
-    format!("{} {}/{}", object.kind, object.namespace, object.name)
 }

@@ -70,10 +70,8 @@ fn sent_elsewhere(valid: &Valid, routes: &Existing, settings: &Settings, all: &m
         None,
         Code::RoutedToOthers,
         format!(
-            "{} {}/{} sends every call for the host to {}: limits and ejection of this policy act on none of them; {what}",
-            routes.kind,
-            routes.namespace,
-            routes.name,
+            "{} sends every call for the host to {}: limits and ejection of this policy act on none of them; {what}",
+            routes.whole(),
             hosts.join(" and ")
         ),
     );
