@@ -87,7 +87,7 @@ impl Judge<'_> {
             match judged {
                 Ok(()) => self.passed += 1,
                 Err(error) => {
-                    self.report.note(&format!("{}: {error:#}", claim.ids.join(" ")));
+                    self.report.failed(&claim.ids.join(" "), &error);
                     self.failed += 1;
                 }
             }
@@ -120,7 +120,7 @@ pub fn judge(checkout: &Checkout, report: &Report, wanted: &[String]) -> Result<
             continue;
         }
         if let Err(error) = (family.play)(checkout, &mut judge) {
-            report.note(&format!("the stage of {}: {error:#}", family.name));
+            report.failed(&format!("the stage of {}", family.name), &error);
             judge.failed += 1;
         }
         passed += judge.passed;

@@ -2,6 +2,7 @@
 //! lines with times elsewhere.
 
 use std::io::IsTerminal;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -13,6 +14,7 @@ pub struct Report {
     /// Only on a terminal.
     bars: Option<MultiProgress>,
     start: Instant,
+    failures: Arc<Mutex<Vec<String>>>,
 }
 
 impl Default for Report {
@@ -26,7 +28,7 @@ impl Report {
     #[must_use]
     pub fn new() -> Self {
         let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
-        Self { bars, start: Instant::now() }
+        Self { bars, start: Instant::now(), failures: Arc::default() }
     }
 
     /// Does one step, and shows that it runs, how long it took, and whether it failed.
@@ -52,6 +54,19 @@ impl Report {
             Some(bars) => drop(bars.println(text)),
             None => eprintln!("{text}"),
         }
+    }
+
+    /// Says what failed and why, and keeps it for [`Report::failures`].
+    pub fn failed(&self, what: &str, error: &anyhow::Error) {
+        let line = format!("{what}: {error:#}");
+        self.note(&line);
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+    }
+
+    /// What failed, in order: after a long run nobody looks for it among what passed.
+    #[must_use]
+    pub fn failures(&self) -> Vec<String> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How long it has been since the report began.

@@ -1,5 +1,5 @@
 //! In: a lab. Out: whether one behaviour holds, judged at traffic, at Envoys' counters, or at what is left
-//! on the host. `cargo lab scenario` lists and runs them; a `cargo lab test` will run them all.
+//! on the host. `cargo lab scenario` lists and runs them; `cargo lab test` runs them all.
 
 use std::process::ExitCode;
 
@@ -123,7 +123,7 @@ pub fn run(checkout: &Checkout, names: &[String]) -> Result<ExitCode> {
             anyhow::bail!("no scenario is called {name}; `cargo lab scenario` lists them");
         };
         if let Err(error) = report.step(name, || (scenario.run)(checkout)) {
-            report.note(&format!("{name}: {error:#}"));
+            report.failed(name, &error);
             failed += 1;
         }
     }

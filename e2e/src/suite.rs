@@ -40,7 +40,7 @@ pub fn run(checkout: &Checkout) -> Result<ExitCode> {
     let (lab, started) = match Lab::up(checkout, options, &report) {
         Ok(up) => up,
         Err(error) => {
-            report.note(&format!("the lab does not start: {error:#}"));
+            report.failed("the lab does not start", &error);
             stages.push(Stage { name: "lab", took: begun.elapsed(), passed: 0, failed: 1 });
             return Ok(conclude(&report, &stages));
         }
@@ -49,14 +49,14 @@ pub fn run(checkout: &Checkout) -> Result<ExitCode> {
     stages.push(play(checkout, &report, "scenarios", scenarios::ON_THE_LAB));
     stages.push(timed("measured", &report, || {
         measured::judge(checkout, &report, &[]).unwrap_or_else(|error| {
-            report.note(&format!("{error:#}"));
+            report.failed("measured", &error);
             (0, 1)
         })
     }));
     drop(lab);
     if started {
         let begun = Instant::now();
-        let gone = report.step("end the lab", || Lab::down(checkout));
+        let gone = report.step("end the lab", || Lab::down(checkout)).inspect_err(|error| report.failed("down", error));
         stages.push(Stage {
             name: "down",
             took: begun.elapsed(),
@@ -98,7 +98,7 @@ fn play(checkout: &Checkout, report: &Report, name: &'static str, scenarios: &[S
         let mut failed = 0;
         for scenario in scenarios {
             if let Err(error) = report.step(scenario.name, || (scenario.run)(checkout)) {
-                report.note(&format!("{}: {error:#}", scenario.name));
+                report.failed(scenario.name, &error);
                 failed += 1;
             }
         }
@@ -107,6 +107,9 @@ fn play(checkout: &Checkout, report: &Report, name: &'static str, scenarios: &[S
 }
 
 fn conclude(report: &Report, stages: &[Stage]) -> ExitCode {
+    for failure in report.failures() {
+        println!("failed: {failure}");
+    }
     println!("{:<16} {:>14} {:>7} {:>7}", "stage", "took", "passed", "failed");
     for stage in stages {
         println!("{:<16} {:>14} {:>7} {:>7}", stage.name, seconds(stage.took), stage.passed, stage.failed);

@@ -77,7 +77,7 @@ fn a_rule_without_tls_keeps_mutual_tls(bench: &Bench) -> Result<()> {
         "connectionPool": {"http": {"http2MaxRequests": 100}},
         "outlierDetection": {"consecutive5xxErrors": 5},
     });
-    let dump = bench.rule("m54", TWO, ONE, policy)?;
+    let dump = both(bench, "m54", policy)?;
     for port in [ONE, OTHER] {
         let name = bench.cluster(TWO, port);
         same(&name, &tls(cluster(&dump, &name)?), &Tls::Automatic)?;
@@ -96,7 +96,7 @@ fn an_entry_takes_the_place_of_the_top_level(bench: &Bench) -> Result<()> {
             {"port": {"number": ONE}, "connectionPool": {"tcp": {"maxConnections": 6}}},
         ],
     });
-    let dump = bench.rule("m55", TWO, ONE, policy)?;
+    let dump = both(bench, "m55", policy)?;
     let one = cluster(&dump, &bench.cluster(TWO, ONE))?;
     same("max_connections of the entry", &threshold(one, "max_connections"), &Some(5))?;
     same("max_requests beside the entry", &threshold(one, "max_requests"), &None)?;
@@ -107,7 +107,7 @@ fn an_entry_takes_the_place_of_the_top_level(bench: &Bench) -> Result<()> {
 }
 
 fn an_entry_without_tls_falls_to_plaintext(bench: &Bench, name: &str, top: &Value) -> Result<()> {
-    let dump = bench.rule(name, TWO, ONE, with_entry(top, &json!({"http": {"http2MaxRequests": 100}})))?;
+    let dump = both(bench, name, with_entry(top, &json!({"http": {"http2MaxRequests": 100}})))?;
     let (one, other) = (bench.cluster(TWO, ONE), bench.cluster(TWO, OTHER));
     let demanded = if top["mode"] == "DISABLE" { Tls::None } else { Tls::Demanded };
     same(&other, &tls(cluster(&dump, &other)?), &demanded)?;
@@ -122,7 +122,7 @@ fn an_entry_without_tls_falls_to_plaintext(bench: &Bench, name: &str, top: &Valu
 
 fn istio_mutual_is_no_longer_demanded(bench: &Bench) -> Result<()> {
     let policy = with_entry(&json!({"mode": "ISTIO_MUTUAL"}), &json!({"http": {"http2MaxRequests": 100}}));
-    let dump = bench.rule("m58", TWO, ONE, policy)?;
+    let dump = both(bench, "m58", policy)?;
     let (one, other) = (bench.cluster(TWO, ONE), bench.cluster(TWO, OTHER));
     same(&other, &tls(cluster(&dump, &other)?), &Tls::Demanded)?;
     same(&one, &tls(cluster(&dump, &one)?), &Tls::Automatic)?;
@@ -135,7 +135,7 @@ fn an_entry_that_disables_tls_loses_the_pool(bench: &Bench) -> Result<()> {
         "connectionPool": {"http": {"http2MaxRequests": 77}},
         "portLevelSettings": [{"port": {"number": ONE}, "tls": {"mode": "DISABLE"}}],
     });
-    let dump = bench.rule("m59", TWO, ONE, policy)?;
+    let dump = both(bench, "m59", policy)?;
     let (one, other) = (bench.cluster(TWO, ONE), bench.cluster(TWO, OTHER));
     same(&one, &tls(cluster(&dump, &one)?), &Tls::None)?;
     same(&one, &threshold(cluster(&dump, &one)?, "max_requests"), &None)?;
@@ -143,6 +143,13 @@ fn an_entry_that_disables_tls_loses_the_pool(bench: &Bench) -> Result<()> {
     same(&other, &threshold(cluster(&dump, &other)?, "max_requests"), &Some(77))?;
     same("a call to the entry's port by mutual TLS", &called_by_mutual_tls(bench, ONE)?, &false)?;
     same("a call to the other port by mutual TLS", &called_by_mutual_tls(bench, OTHER)?, &true)
+}
+
+/// Applies a rule, and waits until the client's Envoy has it on both ports: a cluster that is warming takes the
+/// place of the one before it when it has its endpoints, each port in its own time.
+fn both(bench: &Bench, name: &str, policy: Value) -> Result<ConfigDump> {
+    bench.rule(name, TWO, ONE, policy)?;
+    bench.until_rule(name, TWO, OTHER)
 }
 
 /// TLS at the top level, and an entry for [`ONE`] that has only a pool.
