@@ -2,7 +2,7 @@
 //! objects as generated, a table of what callers got at each step with the Envoys as witnesses, and a
 //! picture of it. A story that does not come true is an error.
 
-mod measure;
+pub(crate) mod measure;
 mod picture;
 mod table;
 

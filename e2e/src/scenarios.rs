@@ -22,6 +22,7 @@ pub mod leadership;
 pub mod leaves_nothing;
 pub mod lifecycle;
 pub mod limits;
+pub mod load;
 pub mod merge;
 pub mod neighbours;
 pub mod raw_sample;
@@ -48,6 +49,7 @@ pub const ON_THE_LAB: &[Scenario] = &[
     Scenario { name: "trips_by_pending_requests_and_heals", run: limits::trip_by_pending_requests },
     Scenario { name: "trips_by_active_requests", run: limits::trip_by_active_requests },
     Scenario { name: "nothing_is_limited_without_a_policy", run: limits::nothing_is_limited_without_a_policy },
+    Scenario { name: "our_load_gets_the_split_of_answers_that_fortio_gets", run: load::splits_as_fortio_does },
     Scenario { name: "a_failing_endpoint_is_ejected_and_returns", run: ejection::ejects_and_returns },
     Scenario { name: "a_slow_call_is_cut_off", run: calls::times_out },
     Scenario { name: "a_failed_call_is_tried_again_as_often_as_declared", run: calls::retries },
@@ -73,9 +75,10 @@ pub const ON_THE_LAB: &[Scenario] = &[
     Scenario { name: "a_killed_leader_is_followed_when_its_lease_is_over", run: leadership::killed },
     Scenario { name: "a_stopped_leader_that_wakes_up_writes_nothing", run: leadership::stopped_and_woken },
     Scenario { name: "a_leader_that_is_cut_off_ends_before_another_begins", run: leadership::cut_off },
-    Scenario { name: "what_is_declared_is_what_envoy_enforces", run: enforced::is_declared },
     Scenario { name: "diff_and_explain_say_what_the_operator_does", run: command_line::tells },
     Scenario { name: "two_labs_live_side_by_side", run: side_by_side::live },
+    // While its hundreds of namespaces go, which takes minutes, new pods start slowly: what comes next needs none.
+    Scenario { name: "what_is_declared_is_what_envoy_enforces", run: enforced::is_declared },
     Scenario { name: "the_oracle_refuses_what_a_cluster_refused", run: judged::documents },
     Scenario { name: "the_oracle_resolves_as_a_cluster_does", run: judged::resolution },
     Scenario { name: "ten_thousand_legal_policies_are_taken_by_istios_own_validators", run: judged::legal_policies },

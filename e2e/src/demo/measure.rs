@@ -9,7 +9,7 @@ use crate::scenarios::stage::{CONTAINER_PORT, PORT, Stage};
 use crate::workloads::TARGET;
 
 /// Where our load generator runs.
-pub(super) const CLIENT: &str = "deploy/loader";
+pub(crate) const CLIENT: &str = "deploy/loader";
 
 /// Enough for fortio to keep its rate.
 const FORTIO_CALLERS: u32 = 8;
@@ -20,7 +20,7 @@ const SLOW: &str = "/delay/0.05";
 
 /// How calls are made.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Pace {
+pub(crate) enum Pace {
     /// So many callers, each with one request at a time, as fast as answers come.
     Callers(u32),
     /// So many a second, whatever the answers, and each takes the server 50 ms. The only way to compare
@@ -31,44 +31,44 @@ pub(super) enum Pace {
 
 /// One step of the story in numbers.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Row {
+pub(crate) struct Row {
     /// The step.
-    pub(super) step: String,
+    pub(crate) step: String,
     /// Requests made.
-    pub(super) requests: u64,
+    pub(crate) requests: u64,
     /// Answers 200.
-    pub(super) ok: u64,
+    pub(crate) ok: u64,
     /// Answers 503.
-    pub(super) refused: u64,
+    pub(crate) refused: u64,
     /// Any other answer, or none.
-    pub(super) failed: u64,
+    pub(crate) failed: u64,
     /// Milliseconds: p50, p90, p99; none from fortio.
-    pub(super) latency: Option<[f64; 3]>,
+    pub(crate) latency: Option<[f64; 3]>,
     /// Refused by the client's Envoy: pending and active overflow.
-    pub(super) client_refused: u64,
+    pub(crate) client_refused: u64,
     /// Refused by the servers' Envoys.
-    pub(super) server_refused: u64,
+    pub(crate) server_refused: u64,
     /// The client's Envoy wanted one more connection than it may have.
-    pub(super) connections_full: u64,
+    pub(crate) connections_full: u64,
     /// Endpoints out at the end.
-    pub(super) ejected: u64,
+    pub(crate) ejected: u64,
     /// Tries after the first, by the client's Envoy.
-    pub(super) retries: u64,
+    pub(crate) retries: u64,
 }
 
 impl Row {
-    pub(super) fn refused_percent(&self) -> f64 {
+    pub(crate) fn refused_percent(&self) -> f64 {
         percent(self.refused, self.requests)
     }
 
-    pub(super) fn failed_percent(&self) -> f64 {
+    pub(crate) fn failed_percent(&self) -> f64 {
         percent(self.failed, self.requests)
     }
 }
 
 /// A share in percent; of nothing it is nothing.
 #[expect(clippy::cast_precision_loss, reason = "counts of a demo are far below 2^52")]
-pub(super) fn percent(part: u64, whole: u64) -> f64 {
+pub(crate) fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 }
 }
 
@@ -76,7 +76,7 @@ pub(super) fn percent(part: u64, whole: u64) -> f64 {
 ///
 /// # Errors
 /// When it cannot run, or a proxy does not answer.
-pub(super) fn ours(stage: &Stage<'_>, step: &str, requests: u64, pace: Pace) -> Result<Row> {
+pub(crate) fn ours(stage: &Stage<'_>, step: &str, requests: u64, pace: Pace) -> Result<Row> {
     let (path, option, value) = match pace {
         Pace::Callers(callers) => (QUICK, "-c", callers.to_string()),
         Pace::Rate(rate) => (SLOW, "-r", rate.to_string()),
@@ -101,7 +101,7 @@ pub(super) fn ours(stage: &Stage<'_>, step: &str, requests: u64, pace: Pace) -> 
 ///
 /// # Errors
 /// As [`ours`].
-pub(super) fn fortio(stage: &Stage<'_>, step: &str, requests: u64, rate: u32) -> Result<Row> {
+pub(crate) fn fortio(stage: &Stage<'_>, step: &str, requests: u64, rate: u32) -> Result<Row> {
     witnessed(stage, "deploy/fortio", step, || {
         let answers =
             fortio::load_at(stage.kubectl, &format!("{TARGET}{SLOW}"), FORTIO_CALLERS, u32::try_from(requests)?, rate)?;
