@@ -18,8 +18,8 @@ use http_body_util::BodyExt as _;
 use kube::Client;
 use serde_json::{Value, json};
 
-pub use state::State;
-use state::{Key, merge, refusal};
+pub use state::{Delivery, State};
+use state::{Key, Request as Call, Watcher, refusal};
 
 /// What happens to a call instead of, or before, what should.
 pub enum Fault {
@@ -29,6 +29,12 @@ pub enum Fault {
     Panic,
     /// It is never answered, nor carried out.
     Hang,
+    /// It is carried out, and answered with this status all the same.
+    AnswerAfter(u16, &'static str),
+    /// It is carried out, and never answered.
+    Lose,
+    /// It is never answered, and carried out by [`Fake::carry_out`].
+    Late,
     /// It waits for the sender, and is then carried out.
     Hold(tokio::sync::oneshot::Receiver<()>),
     /// Somebody else is faster.
@@ -63,7 +69,7 @@ impl Fake {
         state.gateway_api = there;
         if !there {
             state.objects.retain(|(plural, ..), _| plural != "httproutes" && plural != "grpcroutes");
-            state.watchers.retain(|(plural, _)| plural != "httproutes" && plural != "grpcroutes");
+            state.watchers.retain(|watcher| watcher.plural != "httproutes" && watcher.plural != "grpcroutes");
         }
     }
 
@@ -80,12 +86,7 @@ impl Fake {
 
     /// As somebody else's `kubectl patch`.
     pub fn patch(&self, plural: &str, name: &str, patch: &Value) {
-        let mut state = self.state();
-        let key = (plural.to_owned(), "ns".to_owned(), name.to_owned());
-        let live = state.objects[&key].clone();
-        let mut next = live.clone();
-        merge(&mut next, patch);
-        state.settle(&key, Some(live), next);
+        self.state().patch(plural, name, patch);
     }
 
     pub fn delete(&self, plural: &str, name: &str) {
@@ -110,9 +111,17 @@ impl Fake {
     pub fn break_watches(&self, plural: &str) {
         let mut state = self.state();
         let gone = json!({"type": "ERROR", "object": refusal(410, "too old resource version", "")}).to_string() + "\n";
+        state.watchers.retain(|watcher| {
+            watcher.plural != plural || watcher.sender.unbounded_send(Bytes::from(gone.clone())).is_err()
+        });
+    }
+
+    /// Ends all watches of a kind without a word but `last`; what follows is another watch.
+    pub fn end_watches(&self, plural: &str, last: &'static str) {
+        let mut state = self.state();
         state
             .watchers
-            .retain(|(watched, sender)| watched != plural || sender.unbounded_send(Bytes::from(gone.clone())).is_err());
+            .retain(|watcher| watcher.plural != plural || watcher.sender.unbounded_send(Bytes::from(last)).is_err());
     }
 
     /// What happens to the next call of that name, as [`Fake::writes`] has it or `list PLURAL`.
@@ -168,7 +177,10 @@ impl Fake {
             return json_body(403, &refusal(403, "forbidden", ""));
         }
         let force = parameter(&query, "force") == Some("true");
-        let call = name(&parts.method, &key, subresource, apply, force, &body);
+        let call = match one_of(&query) {
+            Some(one) => format!("get {}/{one}", key.0),
+            None => name(&parts.method, &key, subresource, apply, force, &body),
+        };
         let fault = {
             let mut state = self.state();
             if parts.method != Method::GET && key.0 != "events" {
@@ -178,15 +190,23 @@ impl Fake {
                 state.events.push(body.clone());
             }
             let at = state.faults.iter().position(|(planned, _)| *planned == call);
-            at.map(|at| state.faults.remove(at).1)
+            let planned = at.map(|at| state.faults.remove(at).1);
+            let asked = !call.starts_with("list") && key.0 != "leases";
+            planned.or_else(|| state.hooks.on_call.as_mut().filter(|_| asked)?(&call))
         };
-        let mut panics = false;
+        let (mut panics, mut instead) = (false, None);
         match fault {
             Some(Fault::Answer(code, message)) => return json_body(code, &refusal(code, message, "")),
             Some(Fault::Hang) => std::future::pending().await,
             Some(Fault::Hold(until)) => until.await.unwrap(),
             Some(Fault::Before(act)) => act(&mut self.state()),
             Some(Fault::Panic) => panics = true,
+            Some(Fault::AnswerAfter(code, message)) => instead = Some(Some((code, message))),
+            Some(Fault::Lose) => instead = Some(None),
+            Some(Fault::Late) => {
+                self.state().late.push(Call { method: parts.method, key, subresource, apply, query, body });
+                return std::future::pending().await;
+            }
             None => {}
         }
         if parts.method == Method::GET && query.contains("watch=true") {
@@ -195,8 +215,13 @@ impl Fake {
         let answer = if parts.method == Method::GET && key.2.is_empty() {
             Ok(self.list(&key, &query))
         } else {
-            self.serve(&parts.method, &key, subresource, apply, &query, body)
+            self.state().serve(Call { method: parts.method, key, subresource, apply, query, body })
         };
+        match instead {
+            Some(Some((code, message))) => return json_body(code, &refusal(code, message, "")),
+            Some(None) => std::future::pending().await,
+            None => {}
+        }
         if panics {
             return Response::new(Body::from_stream(stream::poll_fn(
                 |_| -> std::task::Poll<Option<Result<Bytes, Infallible>>> { panic!("as ordered by the test") },
@@ -238,68 +263,25 @@ impl Fake {
         self.state().documents_read
     }
 
-    fn serve(
-        &self,
-        method: &Method,
-        key: &Key,
-        subresource: bool,
-        apply: bool,
-        query: &str,
-        body: Value,
-    ) -> Result<Value, (u16, Value)> {
+    /// Carries out what was kept for later; how much that was.
+    pub fn carry_out(&self) -> usize {
         let mut state = self.state();
-        let missing = (404, refusal(404, "not found", ""));
-        match *method {
-            Method::GET => state.objects.get(key).cloned().ok_or(missing),
-            Method::DELETE => {
-                let live = state.objects.get(key).ok_or(missing)?;
-                let wanted = &body["preconditions"]["uid"];
-                if !wanted.is_null() && *wanted != live["metadata"]["uid"] {
-                    return Err((409, refusal(409, "precondition failed: UID", "")));
-                }
-                state.remove(key);
-                Ok(json!({"kind": "Status", "status": "Success"}))
-            }
-            Method::POST if key.0 != "events" => {
-                let key =
-                    state::key(&key.0, &json!({"metadata": {"namespace": key.1, "name": body["metadata"]["name"]}}));
-                if state.objects.contains_key(&key) {
-                    return Err((409, refusal(409, "already exists", "")));
-                }
-                let mut object = body;
-                object["metadata"]["namespace"] = key.1.clone().into();
-                Ok(state.settle(&key, None, object))
-            }
-            Method::PUT => {
-                let live = state.objects.get(key).cloned().ok_or(missing)?;
-                if body["metadata"]["resourceVersion"] != live["metadata"]["resourceVersion"] {
-                    return Err((409, refusal(409, "the object has been modified", "")));
-                }
-                Ok(state.settle(key, Some(live), body))
-            }
-            Method::PATCH if apply => {
-                let manager = parameter(query, "fieldManager").unwrap_or_default().to_owned();
-                state.apply(key, body, subresource, &manager, parameter(query, "force") == Some("true"))
-            }
-            Method::PATCH => {
-                let live = state.objects.get(key).cloned().ok_or(missing)?;
-                let version = &body["metadata"]["resourceVersion"];
-                if !version.is_null() && *version != live["metadata"]["resourceVersion"] {
-                    return Err((409, refusal(409, "the object has been modified", "")));
-                }
-                let mut next = live.clone();
-                merge(&mut next, &body);
-                Ok(state.settle(key, Some(live), next))
-            }
-            _ => Ok(body),
-        }
+        let late = std::mem::take(&mut state.late);
+        // Whoever called is not there any more.
+        late.into_iter().map(|request| drop(state.serve(request))).count()
     }
 
     /// A list in chunks, whose token is how many came before.
     fn list(&self, key: &Key, query: &str) -> Value {
-        let state = self.state();
+        let (mut state, name) = (self.state(), one_of(query));
+        if name.is_none() && state.lagging.remove(&key.0) {
+            let (version, items) = state.before_the_last_event(&key.0);
+            let meta = json!({"resourceVersion": version.to_string()});
+            return json!({"kind": "List", "apiVersion": "v1", "metadata": meta, "items": items});
+        }
         let number = |name: &str| parameter(query, name).and_then(|text| text.parse::<usize>().ok());
-        let here = |one: &Key| one.0 == key.0 && (key.1.is_empty() || one.1 == key.1);
+        let here =
+            |one: &Key| one.0 == key.0 && (key.1.is_empty() || one.1 == key.1) && name.is_none_or(|name| one.2 == name);
         let all: Vec<&Value> = state.objects.iter().filter(|(one, _)| here(one)).map(|(_, object)| object).collect();
         let start = number("continue").unwrap_or(0);
         let end = number("limit").filter(|limit| *limit > 0).map_or(all.len(), |limit| (start + limit).min(all.len()));
@@ -314,18 +296,20 @@ impl Fake {
         let since: u64 = parameter(query, "resourceVersion").and_then(|since| since.parse().ok()).unwrap_or(0);
         let (sender, lines) = mpsc::unbounded();
         let mut state = self.state();
-        for (version, kind, line) in &state.history {
-            if *version > since && kind == plural {
-                sender.unbounded_send(Bytes::from(line.clone())).unwrap();
-            }
-        }
-        state.watchers.push((plural.to_owned(), sender));
+        let told = state.history.iter().position(|told| told.version > since).unwrap_or(state.history.len());
+        state.watchers.push(Watcher { plural: plural.to_owned(), sender, told });
+        state.pump(plural);
         Response::new(Body::from_stream(lines.map(Ok::<_, Infallible>)))
     }
 }
 
 fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// The name of the object that alone is to be listed.
+fn one_of(query: &str) -> Option<&str> {
+    parameter(query, "fieldSelector")?.strip_prefix("metadata.name%3D")
 }
 
 /// Key, and whether the path is that of the status.

@@ -4,20 +4,90 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axum::body::Bytes;
 use futures::channel::mpsc;
+use http::Method;
 use serde_json::{Value, json};
 
-use super::Fault;
+use super::{Fault, parameter};
 
 /// Plural, namespace, name.
 pub type Key = (String, String, String);
+
+/// One call about one object.
+pub struct Request {
+    pub(super) method: Method,
+    pub(super) key: Key,
+    pub(super) subresource: bool,
+    pub(super) apply: bool,
+    pub(super) query: String,
+    pub(super) body: Value,
+}
+
+/// One event.
+pub struct Told {
+    pub(super) version: u64,
+    plural: String,
+    kind: String,
+    object: Value,
+}
+
+impl Told {
+    /// As a watch has it.
+    fn line(&self) -> Bytes {
+        Bytes::from(json!({"type": self.kind, "object": self.object}).to_string() + "\n")
+    }
+}
+
+/// One watch of a kind, and what of the history it has been told.
+pub struct Watcher {
+    pub(super) plural: String,
+    pub(super) sender: mpsc::UnboundedSender<Bytes>,
+    pub(super) told: usize,
+}
+
+/// What becomes of one event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// It is told.
+    Now,
+    /// It is kept back, and so is what comes after it, but for so many.
+    Held(usize),
+    /// It is never told.
+    Never,
+    /// It is told twice.
+    Twice,
+    /// After it, the one before it is told again.
+    AndTheLastOne,
+}
+
+type OnCall = dyn FnMut(&str) -> Option<Fault> + Send;
+type OnEvent = dyn FnMut(&str) -> Delivery + Send;
+type OnChange = dyn FnMut(&State) + Send;
+
+/// Asked at every call that a reconcile makes, at every event, and after every change.
+#[derive(Default)]
+pub struct Hooks {
+    pub on_call: Option<Box<OnCall>>,
+    pub on_event: Option<Box<OnEvent>>,
+    pub on_change: Option<Box<OnChange>>,
+}
 
 #[derive(Default)]
 pub struct State {
     pub(super) objects: BTreeMap<Key, Value>,
     pub(super) applied: BTreeMap<Key, Value>,
     pub(super) version: u64,
-    pub(super) history: Vec<(u64, String, String)>,
-    pub(super) watchers: Vec<(String, mpsc::UnboundedSender<Bytes>)>,
+    pub(super) history: Vec<Told>,
+    pub(super) watchers: Vec<Watcher>,
+    /// Kinds whose events are kept back, and how many of the last ones.
+    held: BTreeMap<String, usize>,
+    /// Kinds whose next list is of an API server that lags behind by one event.
+    pub lagging: BTreeSet<String>,
+    /// Calls that are carried out when nobody waits for them any more.
+    pub(super) late: Vec<Request>,
+    /// Kinds in which somebody has had his hands.
+    touched: BTreeSet<String>,
+    /// Who looks on, and in.
+    pub hooks: Hooks,
     pub(super) writes: Vec<String>,
     pub(super) events: Vec<Value>,
     pub(super) faults: Vec<(String, Fault)>,
@@ -73,7 +143,7 @@ fn disown(live: &mut Value, before: &Value, now: &Value) {
 impl State {
     /// As `kubectl create` or `replace` by somebody else: a new object.
     pub fn put(&mut self, plural: &str, mut object: Value) {
-        let key = key(plural, &object);
+        let key = key_of(plural, &object);
         self.version += 1;
         let meta = object["metadata"].as_object_mut().unwrap();
         let uid = format!("uid-{}", self.version);
@@ -91,10 +161,172 @@ impl State {
     }
 
     pub fn tell(&mut self, kind: &str, plural: &str, object: &Value) {
-        let line = json!({"type": kind, "object": object}).to_string() + "\n";
-        self.history.push((self.version, plural.to_owned(), line.clone()));
-        self.watchers
-            .retain(|(watched, sender)| watched != plural || sender.unbounded_send(Bytes::from(line.clone())).is_ok());
+        let (version, plural_, kind) = (self.version, plural.to_owned(), kind.to_owned());
+        self.history.push(Told { version, plural: plural_, kind, object: object.clone() });
+        match self.hooks.on_event.as_mut().map_or(Delivery::Now, |ask| ask(plural)) {
+            Delivery::Now => self.pump(plural),
+            Delivery::Held(last) => drop(self.held.insert(plural.to_owned(), last)),
+            Delivery::Never => {
+                let all = self.history.len();
+                self.watchers.iter_mut().filter(|watcher| watcher.plural == plural).for_each(|one| one.told = all);
+            }
+            Delivery::Twice => {
+                self.pump(plural);
+                self.repeat(plural, 0);
+            }
+            Delivery::AndTheLastOne => {
+                self.pump(plural);
+                self.repeat(plural, 1);
+            }
+        }
+        if let Some(mut look) = self.hooks.on_change.take() {
+            look(self);
+            self.hooks.on_change = Some(look);
+        }
+    }
+
+    /// Tells the watches of a kind what they have not been told, but for what is held.
+    pub(super) fn pump(&mut self, plural: &str) {
+        let of_kind = |index: &usize| self.history[*index].plural == plural;
+        let indices: Vec<usize> = (0..self.history.len()).filter(of_kind).collect();
+        let held = self.held.get(plural).copied().unwrap_or(0);
+        let free = &indices[..indices.len().saturating_sub(held)];
+        for watcher in self.watchers.iter_mut().filter(|watcher| watcher.plural == plural) {
+            for index in free.iter().filter(|index| **index >= watcher.told) {
+                // Whoever does not listen any more misses nothing.
+                let _gone = watcher.sender.unbounded_send(self.history[*index].line());
+            }
+            watcher.told = watcher.told.max(free.last().map_or(0, |last| last + 1));
+        }
+        self.watchers.retain(|watcher| !watcher.sender.is_closed());
+    }
+
+    /// Tells one event of a kind once more, counted from the last.
+    fn repeat(&mut self, plural: &str, from_the_last: usize) {
+        let mut told = self.history.iter().rev().filter(|told| told.plural == plural);
+        let Some(told) = told.nth(from_the_last) else { return };
+        for watcher in self.watchers.iter().filter(|watcher| watcher.plural == plural) {
+            let _gone = watcher.sender.unbounded_send(told.line());
+        }
+    }
+
+    /// Keeps back all events of a kind from now on.
+    pub fn hold(&mut self, plural: &str) {
+        self.held.insert(plural.to_owned(), usize::MAX);
+    }
+
+    /// The watches of a kind that there are tell nothing any more, and do not end.
+    pub fn silence(&mut self, plural: &str) {
+        self.watchers.iter_mut().filter(|watcher| watcher.plural == plural).for_each(|one| one.told = usize::MAX);
+    }
+
+    /// Nothing is held any more, but for the kinds in `still`.
+    pub fn release(&mut self, still: &BTreeSet<String>) {
+        let held: Vec<String> = self.held.keys().filter(|plural| !still.contains(*plural)).cloned().collect();
+        for plural in held {
+            self.held.remove(&plural);
+            self.pump(&plural);
+        }
+    }
+
+    /// How many events of a kind some watch has not been told.
+    pub fn untold(&self, plural: &str) -> usize {
+        let told = self.watchers.iter().filter(|watcher| watcher.plural == plural).map(|watcher| watcher.told).min();
+        let untold = self.history.iter().skip(told.unwrap_or(self.history.len()));
+        untold.filter(|event| event.plural == plural).count()
+    }
+
+    /// The object of the last event, and its kind.
+    pub fn last_change(&self) -> Option<(&str, &Value)> {
+        self.history.last().map(|told| (told.plural.as_str(), &told.object))
+    }
+
+    /// As the garbage collector: takes what has owners, all of which are gone.
+    pub fn collect(&mut self) {
+        let uids: BTreeSet<String> = self.objects.values().map(|one| one["metadata"]["uid"].to_string()).collect();
+        let dead = |object: &Value| {
+            let owners = object["metadata"]["ownerReferences"].as_array();
+            owners.is_some_and(|owners| {
+                !owners.is_empty() && owners.iter().all(|one| !uids.contains(&one["uid"].to_string()))
+            })
+        };
+        let orphans: Vec<Key> = self.objects.iter().filter(|(_, one)| dead(one)).map(|(key, _)| key.clone()).collect();
+        for orphan in orphans {
+            self.remove(&orphan);
+        }
+    }
+
+    /// Somebody has had his hands on objects of that kind that are not his.
+    pub fn touched_by_user(&self, plural: &str) -> bool {
+        self.touched.contains(plural)
+    }
+
+    /// As [`State::patch`], of an object that is ours.
+    pub fn patch_by_hand(&mut self, plural: &str, name: &str, patch: &Value) {
+        self.touched.insert(plural.to_owned());
+        if self.find(plural, name).is_some() {
+            self.patch(plural, name, patch);
+        }
+    }
+
+    /// As [`State::delete`], of an object that is ours; it may not be there yet.
+    pub fn delete_by_hand(&mut self, plural: &str, name: &str) {
+        self.touched.insert(plural.to_owned());
+        self.remove(&(plural.to_owned(), "ns".to_owned(), name.to_owned()));
+    }
+
+    /// Every object of a kind.
+    pub fn all(&self, plural: &str) -> Vec<&Value> {
+        self.objects.iter().filter(|(key, _)| key.0 == plural).map(|(_, object)| object).collect()
+    }
+
+    /// The object of that name in `ns`.
+    pub fn find(&self, plural: &str, name: &str) -> Option<&Value> {
+        self.objects.get(&(plural.to_owned(), "ns".to_owned(), name.to_owned()))
+    }
+
+    /// Every version of every object of a kind that ever was, as its events have it.
+    pub fn versions(&self, plural: &str) -> impl DoubleEndedIterator<Item = &Value> {
+        self.history.iter().filter(move |told| told.plural == plural).map(|told| &told.object)
+    }
+
+    /// The objects of a kind as they were before its last event, and the version of that world.
+    pub(super) fn before_the_last_event(&self, plural: &str) -> (u64, Vec<Value>) {
+        let of_kind: Vec<_> = self.history.iter().filter(|told| told.plural == plural).collect();
+        let Some((last, earlier)) = of_kind.split_last() else { return (self.version, Vec::new()) };
+        let mut there = BTreeMap::new();
+        for told in earlier {
+            let key = key_of(plural, &told.object);
+            if told.kind == "DELETED" {
+                there.remove(&key);
+            } else {
+                there.insert(key, told.object.clone());
+            }
+        }
+        (last.version - 1, there.into_values().collect())
+    }
+
+    /// As somebody else's `kubectl patch`.
+    pub fn patch(&mut self, plural: &str, name: &str, patch: &Value) {
+        let key = (plural.to_owned(), "ns".to_owned(), name.to_owned());
+        let live = self.objects[&key].clone();
+        let mut next = live.clone();
+        merge(&mut next, patch);
+        self.settle(&key, Some(live), next);
+    }
+
+    /// As somebody else's `kubectl replace`.
+    pub fn replace_spec(&mut self, plural: &str, name: &str, spec: Value) {
+        let key = (plural.to_owned(), "ns".to_owned(), name.to_owned());
+        let live = self.objects[&key].clone();
+        let mut next = live.clone();
+        next["spec"] = spec;
+        self.settle(&key, Some(live), next);
+    }
+
+    /// As somebody else's `kubectl delete`.
+    pub fn delete(&mut self, plural: &str, name: &str) {
+        self.remove(&(plural.to_owned(), "ns".to_owned(), name.to_owned())).unwrap();
     }
 
     pub(super) fn remove(&mut self, key: &Key) -> Option<Value> {
@@ -122,7 +354,7 @@ impl State {
 
     /// As somebody else's `kubectl apply --server-side`.
     pub fn apply_as(&mut self, plural: &str, config: Value, manager: &str) -> Result<Value, (u16, Value)> {
-        self.apply(&key(plural, &config), config, false, manager, false)
+        self.apply(&key_of(plural, &config), config, false, manager, false)
     }
 
     pub(super) fn apply(
@@ -191,6 +423,59 @@ impl State {
         Ok(self.settle(key, live, next))
     }
 
+    pub(super) fn serve(&mut self, request: Request) -> Result<Value, (u16, Value)> {
+        let Request { method, key, subresource, apply, query, body } = request;
+        let missing = (404, refusal(404, "not found", ""));
+        match method {
+            Method::GET => self.objects.get(&key).cloned().ok_or(missing),
+            Method::DELETE => {
+                let live = self.objects.get(&key).ok_or(missing)?;
+                let wanted = &body["preconditions"]["uid"];
+                if !wanted.is_null() && *wanted != live["metadata"]["uid"] {
+                    return Err((409, refusal(409, "precondition failed: UID", "")));
+                }
+                if live["metadata"]["finalizers"].as_array().is_some_and(|held| !held.is_empty()) {
+                    let (live, mut held) = (live.clone(), live.clone());
+                    held["metadata"]["deletionTimestamp"] = "2026-01-01T00:01:00Z".into();
+                    return Ok(self.settle(&key, Some(live), held));
+                }
+                self.remove(&key);
+                Ok(json!({"kind": "Status", "status": "Success"}))
+            }
+            Method::POST if key.0 != "events" => {
+                let key = key_of(&key.0, &json!({"metadata": {"namespace": key.1, "name": body["metadata"]["name"]}}));
+                if self.objects.contains_key(&key) {
+                    return Err((409, refusal(409, "already exists", "")));
+                }
+                let mut object = body;
+                object["metadata"]["namespace"] = key.1.clone().into();
+                Ok(self.settle(&key, None, object))
+            }
+            Method::PUT => {
+                let live = self.objects.get(&key).cloned().ok_or(missing)?;
+                if body["metadata"]["resourceVersion"] != live["metadata"]["resourceVersion"] {
+                    return Err((409, refusal(409, "the object has been modified", "")));
+                }
+                Ok(self.settle(&key, Some(live), body))
+            }
+            Method::PATCH if apply => {
+                let manager = parameter(&query, "fieldManager").unwrap_or_default().to_owned();
+                self.apply(&key, body, subresource, &manager, parameter(&query, "force") == Some("true"))
+            }
+            Method::PATCH => {
+                let live = self.objects.get(&key).cloned().ok_or(missing)?;
+                let version = &body["metadata"]["resourceVersion"];
+                if !version.is_null() && *version != live["metadata"]["resourceVersion"] {
+                    return Err((409, refusal(409, "the object has been modified", "")));
+                }
+                let mut next = live.clone();
+                merge(&mut next, &body);
+                Ok(self.settle(&key, Some(live), next))
+            }
+            _ => Ok(body),
+        }
+    }
+
     /// Stores what a write came to, unless it came to nothing.
     pub(super) fn settle(&mut self, key: &Key, live: Option<Value>, mut next: Value) -> Value {
         match live {
@@ -245,7 +530,7 @@ fn fields(value: &Value) -> Value {
     Value::Object(inner.collect())
 }
 
-pub(super) fn key(plural: &str, object: &Value) -> Key {
+pub(super) fn key_of(plural: &str, object: &Value) -> Key {
     let text = |name: &str| object["metadata"][name].as_str().map(str::to_owned);
     (plural.to_owned(), text("namespace").unwrap_or_default(), text("name").unwrap())
 }
