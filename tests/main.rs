@@ -7,6 +7,7 @@
     reason = "tests may fail loudly, also in their helpers"
 )]
 
+mod acto;
 mod border;
 mod cli;
 mod corpus;
