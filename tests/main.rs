@@ -15,6 +15,7 @@ mod coverage;
 mod docs;
 mod explore;
 mod fake;
+mod faults;
 mod faulty;
 mod generated;
 mod golden;
