@@ -72,8 +72,8 @@ pub struct Driver {
     /// The process has died and is not started anew yet.
     pub dead: bool,
     pub died: Arc<Notify>,
-    /// An event was never told.
-    pub dropped: bool,
+    /// Events that were never told.
+    pub dropped: usize,
     /// Kinds whose events are held to the end.
     pub held: BTreeSet<String>,
     /// It is the user who acts.

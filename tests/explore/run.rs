@@ -103,7 +103,7 @@ impl World {
             armed: true,
             dead: false,
             died: died.clone(),
-            dropped: false,
+            dropped: 0,
             held: BTreeSet::new(),
             user: false,
             calls: 0,
@@ -202,7 +202,7 @@ impl World {
         self.driver().armed = false;
         self.fake.state().release(&BTreeSet::new());
         // An event that was never told of shows in the next list.
-        let settled = if self.driver().dropped { RESYNC * 2 } else { REST * 10 };
+        let settled = if self.driver().dropped > 0 { RESYNC * 2 } else { REST * 10 };
         sleep(settled).await;
         let before = self.fake.writes().len();
         sleep(RESYNC + REST).await;
@@ -293,7 +293,7 @@ fn on_event(driver: &mut Driver, plural: &str) -> Delivery {
             Delivery::Held(1)
         }
         Choice::Drop => {
-            driver.dropped = true;
+            driver.dropped += 1;
             Delivery::Never
         }
         Choice::Twice => Delivery::Twice,
