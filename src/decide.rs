@@ -68,8 +68,12 @@ fn refused(resilience: &Resilience, observed: &Observed, refusal: Refusal) -> St
     let owner = Owner::of(resilience);
     let unwanted = resilience.spec.coexistence == Coexistence::Refuse
         && observed.existing.iter().any(|object| is_co_owned(object, &owner));
+    // Taken away by a step that did not live to say so: what the status claims must not stay there.
+    let claimed =
+        resilience.status.iter().flat_map(|status| &status.targets).any(|target| !target.generated.is_empty());
+    let gone = claimed && held(&owner, &observed.existing).is_empty();
     match refusal {
-        Refusal::Conflicted(message) if unwanted => Step::Release(Outcome::Superseded(message)),
+        Refusal::Conflicted(message) if unwanted || gone => Step::Release(Outcome::Superseded(message)),
         refusal @ Refusal::Superseded(_) => Step::Release(refusal.into()),
         refusal => Step::Leave(refusal.into()),
     }

@@ -3,8 +3,9 @@
 //! where a test rests on it: an apply with an impossible resource version, with the wrong uid, and a
 //! delete with the wrong uid.
 
+mod state;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     hash::{Hash as _, Hasher as _},
     sync::{Arc, Mutex, MutexGuard},
@@ -17,8 +18,8 @@ use http_body_util::BodyExt as _;
 use kube::Client;
 use serde_json::{Value, json};
 
-/// Plural, namespace, name.
-type Key = (String, String, String);
+pub use state::{Delivery, State};
+use state::{Key, Request as Call, Watcher, refusal};
 
 /// What happens to a call instead of, or before, what should.
 pub enum Fault {
@@ -28,267 +29,20 @@ pub enum Fault {
     Panic,
     /// It is never answered, nor carried out.
     Hang,
+    /// It is carried out, and answered with this status all the same.
+    AnswerAfter(u16, &'static str),
+    /// It is carried out, and never answered.
+    Lose,
+    /// It is never answered, and carried out by [`Fake::carry_out`].
+    Late,
     /// It waits for the sender, and is then carried out.
     Hold(tokio::sync::oneshot::Receiver<()>),
     /// Somebody else is faster.
     Before(Box<dyn FnOnce(&mut State) + Send>),
 }
 
-#[derive(Default)]
-pub struct State {
-    objects: BTreeMap<Key, Value>,
-    applied: BTreeMap<Key, Value>,
-    version: u64,
-    history: Vec<(u64, String, String)>,
-    watchers: Vec<(String, mpsc::UnboundedSender<Bytes>)>,
-    writes: Vec<String>,
-    events: Vec<Value>,
-    faults: Vec<(String, Fault)>,
-    /// The OpenAPI document of Istio's kinds, which applies are held to; `null`: none.
-    open_api: Value,
-    served: bool,
-    /// The Gateway API is installed.
-    gateway_api: bool,
-    /// Plurals and namespaces (empty: all at once) that may not be listed.
-    barred: BTreeSet<(String, String)>,
-    looks: usize,
-    documents_read: usize,
-}
-
 #[derive(Clone, Default)]
 pub struct Fake(Arc<Mutex<State>>);
-
-fn merge(into: &mut Value, from: &Value) {
-    if from.is_object() && !into.is_object() {
-        *into = json!({});
-    }
-    let (Value::Object(target), Value::Object(patch)) = (&mut *into, from) else {
-        *into = from.clone();
-        return;
-    };
-    for (key, value) in patch {
-        if value.is_null() {
-            target.remove(key);
-        } else if key == "ownerReferences" {
-            let list = target.entry(key.clone()).or_insert_with(|| json!([])).as_array_mut().unwrap();
-            for owner in value.as_array().unwrap() {
-                list.retain(|known| known["uid"] != owner["uid"]);
-                list.push(owner.clone());
-            }
-        } else {
-            merge(target.entry(key.clone()).or_insert(Value::Null), value);
-        }
-    }
-}
-
-/// Takes from `live` what `before` had set and `now` does not any more.
-fn disown(live: &mut Value, before: &Value, now: &Value) {
-    let (Value::Object(target), Value::Object(before)) = (live, before) else { return };
-    for (key, old) in before {
-        match now.get(key) {
-            None => drop(target.remove(key)),
-            Some(new) => {
-                if let Some(inner) = target.get_mut(key) {
-                    disown(inner, old, new);
-                }
-            }
-        }
-    }
-}
-
-impl State {
-    /// As `kubectl create` or `replace` by somebody else: a new object.
-    pub fn put(&mut self, plural: &str, mut object: Value) {
-        let key = key(plural, &object);
-        self.version += 1;
-        let meta = object["metadata"].as_object_mut().unwrap();
-        let uid = format!("uid-{}", self.version);
-        meta.entry("uid").or_insert_with(|| uid.into());
-        meta.entry("generation").or_insert_with(|| 1.into());
-        meta.entry("creationTimestamp").or_insert_with(|| "2026-01-01T00:00:00Z".into());
-        self.store(&key, object);
-    }
-
-    fn store(&mut self, key: &Key, mut object: Value) {
-        self.version += 1;
-        object["metadata"]["resourceVersion"] = self.version.to_string().into();
-        let known = self.objects.insert(key.clone(), object.clone());
-        self.tell(if known.is_some() { "MODIFIED" } else { "ADDED" }, &key.0, &object);
-    }
-
-    pub fn tell(&mut self, kind: &str, plural: &str, object: &Value) {
-        let line = json!({"type": kind, "object": object}).to_string() + "\n";
-        self.history.push((self.version, plural.to_owned(), line.clone()));
-        self.watchers
-            .retain(|(watched, sender)| watched != plural || sender.unbounded_send(Bytes::from(line.clone())).is_ok());
-    }
-
-    fn remove(&mut self, key: &Key) -> Option<Value> {
-        let mut object = self.objects.remove(key)?;
-        let beginning = key.0.clone() + "/";
-        self.applied.retain(|slot, _| !slot.0.starts_with(&beginning) || (&slot.1, &slot.2) != (&key.1, &key.2));
-        self.version += 1;
-        object["metadata"]["resourceVersion"] = self.version.to_string().into();
-        self.tell("DELETED", &key.0, &object);
-        Some(object)
-    }
-
-    /// What the API server says to an apply with a field that the CRD does not declare (measured M78).
-    fn undeclared(&self, key: &Key, config: &Value) -> Option<String> {
-        let kind = match key.0.as_str() {
-            "sidecars" => "Sidecar",
-            "destinationrules" => "DestinationRule",
-            _ => "VirtualService",
-        };
-        let schema = self.open_api["components"]["schemas"].get(kind)?;
-        let mut missing = Vec::new();
-        undeclared(&schema["properties"]["spec"], &config["spec"], ".spec", &mut missing);
-        missing.first().map(|path| format!("failed to create typed patch object: {path}: field not declared in schema"))
-    }
-
-    /// As somebody else's `kubectl apply --server-side`.
-    pub fn apply_as(&mut self, plural: &str, config: Value, manager: &str) -> Result<Value, (u16, Value)> {
-        self.apply(&key(plural, &config), config, false, manager, false)
-    }
-
-    fn apply(
-        &mut self,
-        key: &Key,
-        mut config: Value,
-        status: bool,
-        manager: &str,
-        force: bool,
-    ) -> Result<Value, (u16, Value)> {
-        let meta = config["metadata"].as_object_mut().unwrap();
-        let (version, uid) = (meta.remove("resourceVersion"), meta.remove("uid"));
-        let live = self.objects.get(key).cloned();
-        if let Some(refused) = self.undeclared(key, &config) {
-            return Err((500, refusal(500, &refused, "")));
-        }
-        match &live {
-            Some(live) if uid.as_ref().is_some_and(|uid| *uid != live["metadata"]["uid"]) => {
-                return Err((422, refusal(422, "field is immutable", "metadata.uid")));
-            }
-            Some(live) if version.as_ref().is_some_and(|version| *version != live["metadata"]["resourceVersion"]) => {
-                return Err((409, refusal(409, "the object has been modified", "")));
-            }
-            None if uid.is_some() || status => return Err((409, refusal(409, "uid mismatch", ""))),
-            _ => {}
-        }
-        let part = if status { "/status" } else { "" };
-        let mine = (key.0.clone() + part + "/" + manager, key.1.clone(), key.2.clone());
-        let beginning = key.0.clone() + part + "/";
-        let others: Vec<(String, Value)> = self
-            .applied
-            .iter()
-            .filter(|(slot, _)| {
-                slot.0.starts_with(&beginning) && **slot != mine && (&slot.1, &slot.2) == (&key.1, &key.2)
-            })
-            .map(|(slot, config)| (slot.0[beginning.len()..].to_owned(), config.clone()))
-            .collect();
-        let mut conflicts = Vec::new();
-        for (other, has) in &others {
-            contested(&has["spec"], &config["spec"], ".spec", other, &mut conflicts);
-        }
-        if !force && !conflicts.is_empty() {
-            let mut status = refusal(409, &format!("Apply failed with {} conflicts", conflicts.len()), "");
-            status["details"]["causes"] = conflicts.into();
-            return Err((409, status));
-        }
-        let mut next = live.clone().unwrap_or_else(|| json!({}));
-        if let Some(before) = self.applied.insert(mine, config.clone()) {
-            let mut stays = config.clone();
-            for (_, config) in &others {
-                merge(&mut stays, config);
-            }
-            disown(&mut next, &before, &stays);
-        }
-        merge(&mut next, &config);
-        if !status {
-            let entry = |manager: &str, config: &Value| json!({"manager": manager, "operation": "Apply", "fieldsV1": {"f:spec": fields(&config["spec"])}});
-            let known = |name: &Value| *name == manager || others.iter().any(|(other, _)| *name == *other.as_str());
-            // What a test booked by itself stays.
-            let mut entries = next["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
-            entries.retain(|entry| !known(&entry["manager"]));
-            entries.extend(others.iter().map(|(manager, config)| entry(manager, config)));
-            entries.push(entry(manager, &config));
-            next["metadata"]["managedFields"] = entries.into();
-        }
-        Ok(self.settle(key, live, next))
-    }
-
-    /// Stores what a write came to, unless it came to nothing.
-    fn settle(&mut self, key: &Key, live: Option<Value>, mut next: Value) -> Value {
-        match live {
-            None => self.put(&key.0, next),
-            Some(live) if live == next => {}
-            Some(live) => {
-                if live["spec"] != next["spec"] {
-                    let generation = live["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
-                    next["metadata"]["generation"] = generation.into();
-                }
-                self.store(key, next);
-            }
-        }
-        self.objects[key].clone()
-    }
-}
-
-/// Paths in `value` that the schema does not have.
-fn undeclared(schema: &Value, value: &Value, at: &str, missing: &mut Vec<String>) {
-    for (key, inner) in value.as_object().into_iter().flatten() {
-        let path = format!("{at}.{key}");
-        match schema["properties"].get(key) {
-            None => missing.push(path),
-            Some(schema) => undeclared(schema, inner, &path, missing),
-        }
-    }
-    for inner in value.as_array().into_iter().flatten() {
-        undeclared(&schema["items"], inner, at, missing);
-    }
-}
-
-/// Fields that one manager has with another value than an apply wants.
-fn contested(has: &Value, wants: &Value, at: &str, manager: &str, causes: &mut Vec<Value>) {
-    match (has, wants) {
-        (Value::Object(has), Value::Object(wants)) => {
-            for (key, wants) in wants {
-                contested(has.get(key).unwrap_or(&Value::Null), wants, &format!("{at}.{key}"), manager, causes);
-            }
-        }
-        (Value::Null, _) | (_, Value::Null) => {}
-        (has, wants) if has == wants => {}
-        _ => causes.push(json!({
-            "reason": "FieldManagerConflict", "field": at,
-            "message": format!("conflict with {manager:?} using networking.istio.io/v1"),
-        })),
-    }
-}
-
-/// A value as the API server books its fields.
-fn fields(value: &Value) -> Value {
-    let inner = value.as_object().into_iter().flatten().map(|(key, value)| (format!("f:{key}"), fields(value)));
-    Value::Object(inner.collect())
-}
-
-fn key(plural: &str, object: &Value) -> Key {
-    let text = |name: &str| object["metadata"][name].as_str().map(str::to_owned);
-    (plural.to_owned(), text("namespace").unwrap_or_default(), text("name").unwrap())
-}
-
-fn refusal(code: u16, message: &str, field: &str) -> Value {
-    let reason = match code {
-        404 => "NotFound",
-        409 => "Conflict",
-        422 => "Invalid",
-        403 => "Forbidden",
-        _ => "",
-    };
-    json!({
-        "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message,
-        "reason": reason, "details": {"causes": [{"field": field}]},
-    })
-}
 
 impl Fake {
     pub fn state(&self) -> MutexGuard<'_, State> {
@@ -315,7 +69,7 @@ impl Fake {
         state.gateway_api = there;
         if !there {
             state.objects.retain(|(plural, ..), _| plural != "httproutes" && plural != "grpcroutes");
-            state.watchers.retain(|(plural, _)| plural != "httproutes" && plural != "grpcroutes");
+            state.watchers.retain(|watcher| watcher.plural != "httproutes" && watcher.plural != "grpcroutes");
         }
     }
 
@@ -332,12 +86,7 @@ impl Fake {
 
     /// As somebody else's `kubectl patch`.
     pub fn patch(&self, plural: &str, name: &str, patch: &Value) {
-        let mut state = self.state();
-        let key = (plural.to_owned(), "ns".to_owned(), name.to_owned());
-        let live = state.objects[&key].clone();
-        let mut next = live.clone();
-        merge(&mut next, patch);
-        state.settle(&key, Some(live), next);
+        self.state().patch(plural, name, patch);
     }
 
     pub fn delete(&self, plural: &str, name: &str) {
@@ -362,9 +111,17 @@ impl Fake {
     pub fn break_watches(&self, plural: &str) {
         let mut state = self.state();
         let gone = json!({"type": "ERROR", "object": refusal(410, "too old resource version", "")}).to_string() + "\n";
+        state.watchers.retain(|watcher| {
+            watcher.plural != plural || watcher.sender.unbounded_send(Bytes::from(gone.clone())).is_err()
+        });
+    }
+
+    /// Ends all watches of a kind without a word but `last`; what follows is another watch.
+    pub fn end_watches(&self, plural: &str, last: &'static str) {
+        let mut state = self.state();
         state
             .watchers
-            .retain(|(watched, sender)| watched != plural || sender.unbounded_send(Bytes::from(gone.clone())).is_err());
+            .retain(|watcher| watcher.plural != plural || watcher.sender.unbounded_send(Bytes::from(last)).is_err());
     }
 
     /// What happens to the next call of that name, as [`Fake::writes`] has it or `list PLURAL`.
@@ -420,7 +177,10 @@ impl Fake {
             return json_body(403, &refusal(403, "forbidden", ""));
         }
         let force = parameter(&query, "force") == Some("true");
-        let call = name(&parts.method, &key, subresource, apply, force, &body);
+        let call = match one_of(&query) {
+            Some(one) => format!("get {}/{one}", key.0),
+            None => name(&parts.method, &key, subresource, apply, force, &body),
+        };
         let fault = {
             let mut state = self.state();
             if parts.method != Method::GET && key.0 != "events" {
@@ -430,15 +190,23 @@ impl Fake {
                 state.events.push(body.clone());
             }
             let at = state.faults.iter().position(|(planned, _)| *planned == call);
-            at.map(|at| state.faults.remove(at).1)
+            let planned = at.map(|at| state.faults.remove(at).1);
+            let asked = !call.starts_with("list") && key.0 != "leases";
+            planned.or_else(|| state.hooks.on_call.as_mut().filter(|_| asked)?(&call))
         };
-        let mut panics = false;
+        let (mut panics, mut instead) = (false, None);
         match fault {
             Some(Fault::Answer(code, message)) => return json_body(code, &refusal(code, message, "")),
             Some(Fault::Hang) => std::future::pending().await,
             Some(Fault::Hold(until)) => until.await.unwrap(),
             Some(Fault::Before(act)) => act(&mut self.state()),
             Some(Fault::Panic) => panics = true,
+            Some(Fault::AnswerAfter(code, message)) => instead = Some(Some((code, message))),
+            Some(Fault::Lose) => instead = Some(None),
+            Some(Fault::Late) => {
+                self.state().late.push(Call { method: parts.method, key, subresource, apply, query, body });
+                return std::future::pending().await;
+            }
             None => {}
         }
         if parts.method == Method::GET && query.contains("watch=true") {
@@ -447,8 +215,13 @@ impl Fake {
         let answer = if parts.method == Method::GET && key.2.is_empty() {
             Ok(self.list(&key, &query))
         } else {
-            self.serve(&parts.method, &key, subresource, apply, &query, body)
+            self.state().serve(Call { method: parts.method, key, subresource, apply, query, body })
         };
+        match instead {
+            Some(Some((code, message))) => return json_body(code, &refusal(code, message, "")),
+            Some(None) => std::future::pending().await,
+            None => {}
+        }
         if panics {
             return Response::new(Body::from_stream(stream::poll_fn(
                 |_| -> std::task::Poll<Option<Result<Bytes, Infallible>>> { panic!("as ordered by the test") },
@@ -490,68 +263,25 @@ impl Fake {
         self.state().documents_read
     }
 
-    fn serve(
-        &self,
-        method: &Method,
-        key: &Key,
-        subresource: bool,
-        apply: bool,
-        query: &str,
-        body: Value,
-    ) -> Result<Value, (u16, Value)> {
+    /// Carries out what was kept for later; how much that was.
+    pub fn carry_out(&self) -> usize {
         let mut state = self.state();
-        let missing = (404, refusal(404, "not found", ""));
-        match *method {
-            Method::GET => state.objects.get(key).cloned().ok_or(missing),
-            Method::DELETE => {
-                let live = state.objects.get(key).ok_or(missing)?;
-                let wanted = &body["preconditions"]["uid"];
-                if !wanted.is_null() && *wanted != live["metadata"]["uid"] {
-                    return Err((409, refusal(409, "precondition failed: UID", "")));
-                }
-                state.remove(key);
-                Ok(json!({"kind": "Status", "status": "Success"}))
-            }
-            Method::POST if key.0 != "events" => {
-                let key =
-                    self::key(&key.0, &json!({"metadata": {"namespace": key.1, "name": body["metadata"]["name"]}}));
-                if state.objects.contains_key(&key) {
-                    return Err((409, refusal(409, "already exists", "")));
-                }
-                let mut object = body;
-                object["metadata"]["namespace"] = key.1.clone().into();
-                Ok(state.settle(&key, None, object))
-            }
-            Method::PUT => {
-                let live = state.objects.get(key).cloned().ok_or(missing)?;
-                if body["metadata"]["resourceVersion"] != live["metadata"]["resourceVersion"] {
-                    return Err((409, refusal(409, "the object has been modified", "")));
-                }
-                Ok(state.settle(key, Some(live), body))
-            }
-            Method::PATCH if apply => {
-                let manager = parameter(query, "fieldManager").unwrap_or_default().to_owned();
-                state.apply(key, body, subresource, &manager, parameter(query, "force") == Some("true"))
-            }
-            Method::PATCH => {
-                let live = state.objects.get(key).cloned().ok_or(missing)?;
-                let version = &body["metadata"]["resourceVersion"];
-                if !version.is_null() && *version != live["metadata"]["resourceVersion"] {
-                    return Err((409, refusal(409, "the object has been modified", "")));
-                }
-                let mut next = live.clone();
-                merge(&mut next, &body);
-                Ok(state.settle(key, Some(live), next))
-            }
-            _ => Ok(body),
-        }
+        let late = std::mem::take(&mut state.late);
+        // Whoever called is not there any more.
+        late.into_iter().map(|request| drop(state.serve(request))).count()
     }
 
     /// A list in chunks, whose token is how many came before.
     fn list(&self, key: &Key, query: &str) -> Value {
-        let state = self.state();
+        let (mut state, name) = (self.state(), one_of(query));
+        if name.is_none() && state.lagging.remove(&key.0) {
+            let (version, items) = state.before_the_last_event(&key.0);
+            let meta = json!({"resourceVersion": version.to_string()});
+            return json!({"kind": "List", "apiVersion": "v1", "metadata": meta, "items": items});
+        }
         let number = |name: &str| parameter(query, name).and_then(|text| text.parse::<usize>().ok());
-        let here = |one: &Key| one.0 == key.0 && (key.1.is_empty() || one.1 == key.1);
+        let here =
+            |one: &Key| one.0 == key.0 && (key.1.is_empty() || one.1 == key.1) && name.is_none_or(|name| one.2 == name);
         let all: Vec<&Value> = state.objects.iter().filter(|(one, _)| here(one)).map(|(_, object)| object).collect();
         let start = number("continue").unwrap_or(0);
         let end = number("limit").filter(|limit| *limit > 0).map_or(all.len(), |limit| (start + limit).min(all.len()));
@@ -566,18 +296,20 @@ impl Fake {
         let since: u64 = parameter(query, "resourceVersion").and_then(|since| since.parse().ok()).unwrap_or(0);
         let (sender, lines) = mpsc::unbounded();
         let mut state = self.state();
-        for (version, kind, line) in &state.history {
-            if *version > since && kind == plural {
-                sender.unbounded_send(Bytes::from(line.clone())).unwrap();
-            }
-        }
-        state.watchers.push((plural.to_owned(), sender));
+        let told = state.history.iter().position(|told| told.version > since).unwrap_or(state.history.len());
+        state.watchers.push(Watcher { plural: plural.to_owned(), sender, told });
+        state.pump(plural);
         Response::new(Body::from_stream(lines.map(Ok::<_, Infallible>)))
     }
 }
 
 fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// The name of the object that alone is to be listed.
+fn one_of(query: &str) -> Option<&str> {
+    parameter(query, "fieldSelector")?.strip_prefix("metadata.name%3D")
 }
 
 /// Key, and whether the path is that of the status.

@@ -7,12 +7,16 @@
     reason = "tests may fail loudly, also in their helpers"
 )]
 
+mod acto;
 mod border;
 mod cli;
 mod corpus;
 mod coverage;
 mod docs;
+mod explore;
 mod fake;
+mod faults;
+mod faulty;
 mod generated;
 mod golden;
 mod installed;

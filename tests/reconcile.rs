@@ -48,7 +48,7 @@ impl Operator {
         let _cancelled = self.task.await;
     }
 
-    fn counted(&self, line: &str) -> bool {
+    pub fn counted(&self, line: &str) -> bool {
         self.metrics.encode().unwrap().lines().any(|one| one == line)
     }
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{
     cache::{Delta, Entry},
     calls::{CallError, Calls, Verdict},
-    world::{self, World},
+    world::{self, Policy, World},
 };
 use crate::{
     api::Ownership,
@@ -34,6 +34,37 @@ pub struct Hands {
     /// Told of what was written: others may have waited for it, or stand beside it now, and the watch's own
     /// event will find it in the cache already.
     pub changed: Box<Changed>,
+    /// Told of a policy as the answer to its status has it: an edit may have come in between, and the
+    /// watch's own event will be no news.
+    pub edited: Box<Edited>,
+}
+
+/// Takes a policy before and after a write of its status.
+pub type Edited = dyn Fn(&Delta<Policy>) + Send + Sync;
+
+/// On behalf of whom something is written.
+#[derive(Clone, Copy)]
+pub struct For<'a> {
+    /// The namespace.
+    pub namespace: &'a str,
+    /// The policy.
+    pub policy: &'a str,
+}
+
+impl<'a> For<'a> {
+    fn owner(owner: &'a Owner) -> Self {
+        Self { namespace: &owner.namespace, policy: &owner.name }
+    }
+}
+
+impl Hands {
+    /// Takes what became of a write: where nobody knows, the object is read before the next decision.
+    fn sure<T>(&self, kind: Kind, of: For<'_>, name: &str, answer: Result<T, CallError>) -> Result<T, CallError> {
+        if answer.as_ref().is_err_and(CallError::leaves_doubt) {
+            self.world.istio(kind).doubt(of.namespace, name, of.policy);
+        }
+        answer
+    }
 }
 
 /// Why a diff was not written to its end.
@@ -106,22 +137,23 @@ async fn write_all(hands: &Hands, owner: &Owner, desired: &Desired, diff: &Diff)
         let why = if why.is_empty() { String::new() } else { format!(" ({})", why.join(", ")) };
         writes.push(format!("{verb} {} {}{why}", object.kind, object.name));
     }
-    writes.extend(delete_all(hands, &owner.namespace, prune).await?);
-    writes.extend(give_back_all(hands, &owner.namespace, release).await?);
+    writes.extend(delete_all(hands, For::owner(owner), prune).await?);
+    writes.extend(give_back_all(hands, For::owner(owner), release).await?);
     let generated = desired.objects().iter().map(DesiredObject::reference).collect();
     Ok(Applied { generated, writes })
 }
 
 /// Gives back objects of others, each only as the one that was looked at. Gives a line for each.
-pub async fn give_back_all(hands: &Hands, namespace: &str, release: &[Release]) -> Result<Vec<String>, CallError> {
-    let mut writes = Vec::new();
+pub async fn give_back_all(hands: &Hands, of: For<'_>, release: &[Release]) -> Result<Vec<String>, CallError> {
+    let (mut writes, namespace) = (Vec::new(), of.namespace);
     for Release { kind, name, uid } in release {
         let (Some(uid), Some(seen)) = (uid, hands.world.istio(*kind).get(namespace, name)) else { continue };
         let mut answer = hands.calls.give_back(*kind, namespace, name, uid, seen.version).await;
-        if let Some(emptied) = empty_first(hands, &answer, &seen, &Value::Null).await? {
+        if let Some(emptied) = empty_first(hands, of, &answer, &seen, &Value::Null).await? {
             answer = hands.calls.give_back(*kind, namespace, name, uid, emptied.version).await;
         }
-        if let Some(delta) = hands.world.istio(*kind).put(world::existing(*kind, answer?)) {
+        let answer = hands.sure(*kind, of, name, answer)?;
+        if let Some(delta) = hands.world.istio(*kind).put_own(world::existing(*kind, answer)) {
             (hands.changed)(&delta, None);
         }
         writes.push(format!("gave back {kind} {name}"));
@@ -130,13 +162,18 @@ pub async fn give_back_all(hands: &Hands, namespace: &str, release: &[Release]) 
 }
 
 /// Deletes, in order, each only as the object that was looked at. Gives a line for each.
-pub async fn delete_all(hands: &Hands, namespace: &str, prune: &[Prune]) -> Result<Vec<String>, CallError> {
-    let mut writes = Vec::new();
+pub async fn delete_all(hands: &Hands, of: For<'_>, prune: &[Prune]) -> Result<Vec<String>, CallError> {
+    let (mut writes, namespace) = (Vec::new(), of.namespace);
     for Prune { kind, name, uid } in prune {
         // Whatever was watched has one; without it, this could hit a successor.
         let Some(uid) = uid else { continue };
-        hands.calls.delete(*kind, namespace, name, uid).await?;
-        if let Some(delta) = hands.world.istio(*kind).remove(namespace, name, uid) {
+        let held = hands.sure(*kind, of, name, hands.calls.delete(*kind, namespace, name, uid).await)?;
+        let cache = hands.world.istio(*kind);
+        let delta = match held {
+            Some(held) => cache.put_own(world::existing(*kind, held)),
+            None => cache.remove(namespace, name, uid, None),
+        };
+        if let Some(delta) = delta {
             (hands.changed)(&delta, None);
         }
         writes.push(format!("deleted {kind} {name}"));
@@ -146,16 +183,18 @@ pub async fn delete_all(hands: &Hands, namespace: &str, prune: &[Prune]) -> Resu
 
 async fn write(hands: &Hands, owner: &Owner, write: &Write) -> Result<(), ApplyError> {
     let Write { object, changes: _, create, uid } = write;
-    let (calls, namespace) = (&hands.calls, &owner.namespace);
+    let (calls, namespace, of) = (&hands.calls, &owner.namespace, For::owner(owner));
     let answer = match (object.ownership, uid) {
         (Ownership::CoOwned, uid) => return merge(hands, owner, write, uid.as_deref().unwrap_or_default()).await,
-        (Ownership::Created, Some(uid)) if !create => calls.update(namespace, object, uid).await?,
-        (Ownership::Created, _) => calls.create(namespace, object).await?,
+        (Ownership::Created, Some(uid)) if !create => calls.update(namespace, object, uid).await,
+        (Ownership::Created, _) => calls.create(namespace, object).await,
     };
+    let answer = hands.sure(object.kind, of, &object.name, answer)?;
     let (mut leftover, _) = read_back(hands, owner, write, &answer);
     if let Some(patch) = strip_patch(&leftover) {
         let version = answer.metadata.resource_version.as_deref();
-        let answer = calls.strip(object.kind, namespace, &object.name, version, patch).await?;
+        let answer = calls.strip(object.kind, namespace, &object.name, version, patch).await;
+        let answer = hands.sure(object.kind, of, &object.name, answer)?;
         (leftover, _) = read_back(hands, owner, write, &answer);
     }
     settled(object, &leftover)
@@ -167,10 +206,11 @@ async fn merge(hands: &Hands, owner: &Owner, write: &Write, uid: &str) -> Result
     let mut answer = calls.merge(namespace, object, uid).await;
     let want = object.json.get("spec").unwrap_or(&Value::Null);
     if let Some(seen) = world.istio(object.kind).get(namespace, &object.name)
-        && empty_first(hands, &answer, &seen, want).await?.is_some()
+        && empty_first(hands, For::owner(owner), &answer, &seen, want).await?.is_some()
     {
         answer = calls.merge(namespace, object, uid).await;
     }
+    let answer = hands.sure(object.kind, For::owner(owner), &object.name, answer);
     let answer = answer.map_err(|error| match error.verdict() {
         Verdict::Contested => {
             ApplyError::Contested(one_owner(object.kind, namespace, &object.name, &error.contested().join(", ")))
@@ -188,6 +228,7 @@ async fn merge(hands: &Hands, owner: &Owner, write: &Write, uid: &str) -> Result
 /// beforehand, and gives the object as it is then. `want` is the spec that is applied.
 async fn empty_first(
     hands: &Hands,
+    of: For<'_>,
     answer: &Result<DynamicObject, CallError>,
     seen: &Entry<Arc<Existing>>,
     want: &Value,
@@ -197,7 +238,8 @@ async fn empty_first(
     }
     let Some(patch) = emptied_patch(&seen.view, want) else { return Ok(None) };
     let (kind, version) = (seen.view.kind, seen.version.map(|version| version.to_string()));
-    let emptied = hands.calls.strip(kind, &seen.namespace, &seen.name, version.as_deref(), patch).await?;
+    let emptied = hands.calls.strip(kind, &seen.namespace, &seen.name, version.as_deref(), patch).await;
+    let emptied = hands.sure(kind, of, &seen.name, emptied)?;
     Ok(Some(world::existing(kind, emptied)))
 }
 
@@ -215,7 +257,7 @@ fn settled(object: &DesiredObject, leftover: &[Change]) -> Result<(), ApplyError
 fn read_back(hands: &Hands, owner: &Owner, write: &Write, answer: &DynamicObject) -> (Vec<Change>, Arc<Existing>) {
     let entry = world::existing(write.object.kind, answer.clone());
     let there = entry.view.clone();
-    if let Some(delta) = hands.world.istio(write.object.kind).put(entry) {
+    if let Some(delta) = hands.world.istio(write.object.kind).put_own(entry) {
         (hands.changed)(&delta, Some(&owner.name));
     }
     (changes(&write.object, &there), there)

@@ -3,10 +3,11 @@
 //! In: one object at a time, or «this list is complete». Out: what was there before and what is there
 //! now, so that a change triggers whom it touched before as well as whom it touches now. Keeps lean
 //! views, not objects, and its [`Index`] in step with them: all changes come in by [`Cache::put`],
-//! [`Cache::remove`] and [`Cache::retain`].
+//! [`Cache::put_own`], [`Cache::remove`] and [`Cache::retain`]. What we wrote ourselves is not undone by
+//! what a watch tells late ([`Own`]).
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicUsize, Ordering},
@@ -15,7 +16,10 @@ use std::{
 
 use kube::core::ObjectMeta;
 
-use super::index::{Index, Indexed, Key};
+use super::{
+    index::{Index, Indexed, Key},
+    own::Own,
+};
 use crate::names;
 
 /// What is kept of one object.
@@ -82,11 +86,12 @@ pub struct Cache<V> {
 struct Held<V> {
     spaces: Spaces<V>,
     index: Index<V>,
+    own: Own,
 }
 
 impl<V> Default for Held<V> {
     fn default() -> Self {
-        Self { spaces: Spaces::default(), index: Index::default() }
+        Self { spaces: Spaces::default(), index: Index::default(), own: Own::default() }
     }
 }
 
@@ -146,12 +151,82 @@ impl<V: Indexed> Cache<V> {
         self.given(self.read().index.covering(host))
     }
 
-    /// Takes what a watch saw or what a write was answered with. `None` if it is older than what is
-    /// known: a watch lags behind the answers to our own writes, and without this a reconcile in
-    /// between would see its own write undone and repeat it.
+    /// Takes what a watch saw. `None` if it is older than what is known: a watch lags behind the answers
+    /// to our own writes, and without this a reconcile in between would see its own write undone and
+    /// repeat it.
     pub fn put(&self, entry: Entry<V>) -> Option<Delta<V>> {
-        let Held { spaces, index } = &mut *self.write();
-        let space = spaces.entry(entry.namespace.clone()).or_default();
+        let held = &mut *self.write();
+        if held.own.is_stale(&entry.namespace, &entry.name, &entry.uid, entry.version) {
+            return None;
+        }
+        held.put(entry, &self.cluster_domain)
+    }
+
+    /// Takes what the API server answered to a call of ours, which counts more than what a watch tells late.
+    pub fn put_own(&self, entry: Entry<V>) -> Option<Delta<V>> {
+        let held = &mut *self.write();
+        let known = held.get(&entry.namespace, &entry.name);
+        let shown = known.is_some_and(|known| {
+            known.uid == entry.uid && known.version >= entry.version && !held.own.awaits(&entry.namespace, &entry.name)
+        });
+        held.own.wrote(&entry.namespace, &entry.name, &entry.uid, entry.version, shown);
+        held.put(entry, &self.cluster_domain)
+    }
+
+    /// Takes a deletion, at `version` if that is known. `None` if the object is not known, or if another one
+    /// has the name by now.
+    pub fn remove(&self, namespace: &str, name: &str, uid: &str, version: Option<u128>) -> Option<Delta<V>> {
+        let held = &mut *self.write();
+        held.own.ended(namespace, name, uid, version);
+        held.remove(namespace, name, uid, &self.cluster_domain)
+    }
+
+    /// Takes the end of a list: what is in `scope` (a namespace; `None`: all) and was not listed is
+    /// gone, although no event said so.
+    pub fn retain(&self, scope: Option<&str>, listed: &HashSet<(String, String)>) -> Vec<Delta<V>> {
+        let held = &mut *self.write();
+        let in_scope = held.spaces.iter().filter(|(namespace, _)| scope.is_none_or(|scope| scope == *namespace));
+        let entries = in_scope.flat_map(|(_, space)| space.values());
+        let missing = entries.filter(|entry| {
+            !listed.contains(&(entry.namespace.clone(), entry.name.clone()))
+                && !held.own.is_newer_than_a_list(&entry.namespace, &entry.name)
+        });
+        let gone: Vec<_> = missing.cloned().collect();
+        let take = |entry: &Arc<Entry<V>>| {
+            held.own.forget(&entry.namespace, &entry.name);
+            held.remove(&entry.namespace, &entry.name, &entry.uid, &self.cluster_domain)
+        };
+        gone.iter().filter_map(take).collect()
+    }
+}
+
+impl<V> Cache<V> {
+    /// A write of the policy `by` may have changed an object, or found it changed.
+    pub fn doubt(&self, namespace: &str, name: &str, by: &str) {
+        self.write().own.doubt(namespace, name, by);
+    }
+
+    /// What has to be read before the policy `by` is decided upon, of `names` and of what its writes left in
+    /// doubt.
+    pub fn unsure(&self, namespace: &str, by: &str, names: &BTreeSet<String>) -> BTreeSet<String> {
+        self.read().own.unsure(namespace, by, names)
+    }
+
+    /// It was read, and taken.
+    pub fn settle(&self, namespace: &str, name: &str, by: &str) {
+        self.write().own.settle(namespace, name, by);
+    }
+}
+
+impl<V> Held<V> {
+    fn get(&self, namespace: &str, name: &str) -> Option<&Arc<Entry<V>>> {
+        self.spaces.get(namespace)?.get(name)
+    }
+}
+
+impl<V: Indexed> Held<V> {
+    fn put(&mut self, entry: Entry<V>, cluster_domain: &str) -> Option<Delta<V>> {
+        let space = self.spaces.entry(entry.namespace.clone()).or_default();
         let before = space.get(&entry.name).cloned();
         if let Some(known) = &before
             && known.uid == entry.uid
@@ -162,45 +237,32 @@ impl<V: Indexed> Cache<V> {
         let entry = Arc::new(entry);
         space.insert(entry.name.clone(), entry.clone());
         if let Some(before) = &before {
-            index.remove(before, &self.cluster_domain);
+            self.index.remove(before, cluster_domain);
         }
-        index.add(&entry, &self.cluster_domain);
+        self.index.add(&entry, cluster_domain);
         Some(Delta { namespace: entry.namespace.clone(), name: entry.name.clone(), before, after: Some(entry) })
     }
 
-    /// Takes a deletion. `None` if it is not known, or if another object has the name by now.
-    pub fn remove(&self, namespace: &str, name: &str, uid: &str) -> Option<Delta<V>> {
-        let Held { spaces, index } = &mut *self.write();
-        let space = spaces.get_mut(namespace)?;
+    fn remove(&mut self, namespace: &str, name: &str, uid: &str, cluster_domain: &str) -> Option<Delta<V>> {
+        let space = self.spaces.get_mut(namespace)?;
         if space.get(name)?.uid != uid {
             return None;
         }
         let before = space.remove(name);
         if space.is_empty() {
-            spaces.remove(namespace);
+            self.spaces.remove(namespace);
         }
         if let Some(before) = &before {
-            index.remove(before, &self.cluster_domain);
+            self.index.remove(before, cluster_domain);
         }
         Some(Delta { namespace: namespace.to_owned(), name: name.to_owned(), before, after: None })
-    }
-
-    /// Takes the end of a list: what is in `scope` (a namespace; `None`: all) and was not listed is
-    /// gone, although no event said so.
-    pub fn retain(&self, scope: Option<&str>, listed: &HashSet<(String, String)>) -> Vec<Delta<V>> {
-        let gone: Vec<_> = {
-            let held = self.read();
-            let in_scope = held.spaces.iter().filter(|(namespace, _)| scope.is_none_or(|scope| scope == *namespace));
-            let entries = in_scope.flat_map(|(_, space)| space.values());
-            entries.filter(|entry| !listed.contains(&(entry.namespace.clone(), entry.name.clone()))).cloned().collect()
-        };
-        gone.iter().filter_map(|entry| self.remove(&entry.namespace, &entry.name, &entry.uid)).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::own::PATIENCE;
 
     impl Indexed for &'static str {
         fn keys(entry: &Entry<Self>, _: &str, tell: &mut dyn FnMut(Key<'_>)) {
@@ -232,8 +294,50 @@ mod tests {
     fn a_late_deletion_does_not_take_the_successor() {
         let cache = Cache::default();
         cache.put(entry("a", "2", 9, "second"));
-        assert!(cache.remove("ns", "a", "1").is_none());
+        assert!(cache.remove("ns", "a", "1", None).is_none());
         assert!(cache.get("ns", "a").is_some());
+    }
+
+    #[test]
+    fn what_is_gone_does_not_come_back_by_an_event_from_before() {
+        let cache = Cache::default();
+        cache.put(entry("a", "1", 5, "it"));
+        cache.remove("ns", "a", "1", Some(9));
+        assert!(cache.put(entry("a", "1", 8, "its ghost")).is_none());
+        assert!(cache.get("ns", "a").is_none());
+        assert!(cache.put(entry("a", "1", 10, "alive all the same")).is_some());
+        // Who deletes it himself is told no version.
+        cache.remove("ns", "a", "1", None);
+        assert!(cache.put(entry("a", "1", 11, "its ghost")).is_none());
+        assert!(cache.put(entry("a", "2", 12, "the next one")).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_we_wrote_is_not_undone_by_its_predecessor_nor_by_a_list_from_before_for_ten_seconds() {
+        let cache = Cache::default();
+        cache.put_own(entry("a", "2", 9, "ours"));
+        assert!(cache.put(entry("a", "1", 8, "whose name it was")).is_none());
+        assert!(cache.retain(None, &HashSet::new()).is_empty());
+        tokio::time::advance(PATIENCE).await;
+        assert_eq!(cache.retain(None, &HashSet::new()).len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_no_watch_has_shown_for_ten_seconds_is_read_and_what_a_write_left_in_doubt_at_once() {
+        let cache = Cache::default();
+        let names = ["a", "b", "c"].map(str::to_owned).into();
+        let unsure = || cache.unsure("ns", "policy", &names).into_iter().collect::<Vec<_>>();
+        cache.put_own(entry("a", "1", 9, "ours"));
+        cache.put_own(entry("b", "2", 9, "ours"));
+        cache.put(entry("b", "2", 9, "ours, as shown"));
+        cache.doubt("ns", "d", "policy");
+        cache.doubt("ns", "e", "another");
+        assert_eq!(unsure(), ["d"]);
+        tokio::time::advance(PATIENCE).await;
+        assert_eq!(unsure(), ["a", "d"]);
+        cache.put_own(entry("a", "1", 9, "ours, as read"));
+        cache.settle("ns", "d", "policy");
+        assert_eq!(unsure(), Vec::<String>::new());
     }
 
     #[test]

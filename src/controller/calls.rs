@@ -6,7 +6,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use kube::{
     Api,
-    api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions},
     core::{DeserializeGuard, PartialObjectMeta},
 };
 use serde_json::{Value, json};
@@ -96,6 +96,16 @@ impl CallError {
         match &self.cause {
             Cause::Answer(status) => verdict(status),
             Cause::Held(_) | Cause::Timeout(_) | Cause::Transport(_) => Verdict::Unavailable,
+        }
+    }
+
+    /// Whether it is unknown what is there now: the write may have had its effect, or found something else
+    /// than was known.
+    pub fn leaves_doubt(&self) -> bool {
+        match (&self.cause, self.verdict()) {
+            (Cause::Timeout(_) | Cause::Transport(_), _) | (_, Verdict::Changed | Verdict::Gone) => true,
+            (Cause::Answer(status), Verdict::Unavailable) => status.code >= 500,
+            _ => false,
         }
     }
 
@@ -278,21 +288,38 @@ impl Calls {
         Ok(answer)
     }
 
-    /// Deletes the object with that uid. Gone, or another by now, is what was asked for.
-    pub async fn delete(&self, kind: Kind, namespace: &str, name: &str, uid: &str) -> Result<(), CallError> {
+    /// Deletes the object with that uid. Gone, or another by now, is what was asked for. Gives the object if
+    /// something still holds it.
+    pub async fn delete(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+    ) -> Result<Option<DynamicObject>, CallError> {
         let how = DeleteParams {
             preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
             ..DeleteParams::background()
         };
         let api = self.istio(kind, namespace);
         match self.within("delete", called(kind, namespace, name), api.delete(name, &how)).await {
-            Ok(_) => {
+            Ok(answer) => {
                 self.metrics.wrote(kind.as_str(), "delete");
-                Ok(())
+                Ok(answer.left())
             }
-            Err(error) if matches!(error.verdict(), Verdict::Gone | Verdict::Changed) => Ok(()),
+            Err(error) if matches!(error.verdict(), Verdict::Gone | Verdict::Changed) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The object of that name as it is now, and not as a cache has it. By a list of one, whose right the
+    /// watches have already.
+    pub async fn read(&self, kind: Kind, namespace: &str, name: &str) -> Result<Option<DynamicObject>, CallError> {
+        let api = self.istio(kind, namespace);
+        let this = ListParams::default().fields(&format!("metadata.name={name}"));
+        let found = self.within("read", called(kind, namespace, name), api.list(&this)).await?;
+        self.metrics.read_live(kind.as_str());
+        Ok(found.items.into_iter().find(|object| object.metadata.name.as_deref() == Some(name)))
     }
 
     /// Puts a status on the object with that uid. Ours are all fields of it that are not named in

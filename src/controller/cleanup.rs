@@ -7,7 +7,7 @@
 use std::{cmp::Reverse, sync::Arc};
 
 use super::{
-    apply::{Hands, delete_all, give_back_all},
+    apply::{For, Hands, delete_all, give_back_all},
     cache::Entry,
     calls::CallError,
     index::Key,
@@ -21,15 +21,16 @@ use crate::{
 };
 
 /// Deletes everything of the policy with `uid`, and gives back what it shares.
-pub async fn release(hands: &Hands, namespace: &str, uid: &str) -> Result<Vec<String>, CallError> {
+pub async fn release(hands: &Hands, of: For<'_>, uid: &str) -> Result<Vec<String>, CallError> {
+    let namespace = of.namespace;
     let ours = prune(&hands.world, namespace, &[Key::Uid(uid)], |object| is_of(object, uid));
     let shared = shared(&hands.world, namespace, &[Key::Uid(uid)], |object| object.co_owner_uid() == Some(uid));
-    clear(hands, namespace, &ours, &shared).await
+    clear(hands, of, &ours, &shared).await
 }
 
-async fn clear(hands: &Hands, namespace: &str, ours: &[Prune], shared: &[Release]) -> Result<Vec<String>, CallError> {
-    let mut writes = delete_all(hands, namespace, ours).await?;
-    writes.extend(give_back_all(hands, namespace, shared).await?);
+async fn clear(hands: &Hands, of: For<'_>, ours: &[Prune], shared: &[Release]) -> Result<Vec<String>, CallError> {
+    let mut writes = delete_all(hands, of, ours).await?;
+    writes.extend(give_back_all(hands, of, shared).await?);
     Ok(writes)
 }
 
@@ -37,11 +38,11 @@ async fn clear(hands: &Hands, namespace: &str, ours: &[Prune], shared: &[Release
 /// is there now, `last` that of the last one that was seen.
 pub async fn sweep(
     hands: &Hands,
-    namespace: &str,
-    name: &str,
+    of: For<'_>,
     alive: Option<&str>,
     last: Option<&str>,
 ) -> Result<Vec<String>, CallError> {
+    let For { namespace, policy: name } = of;
     let left = |object: &Existing, alive: Option<&str>| {
         if alive.is_some_and(|alive| is_of(object, alive)) {
             return false;
@@ -74,7 +75,7 @@ pub async fn sweep(
     let shared = shared(&hands.world, namespace, &keys, |object| {
         forgotten(object) && (now.is_none() || object.co_owner_uid() != now.as_deref())
     });
-    clear(hands, namespace, &orphans, &shared).await
+    clear(hands, of, &orphans, &shared).await
 }
 
 fn is_of(object: &Existing, uid: &str) -> bool {

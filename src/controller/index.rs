@@ -256,7 +256,7 @@ mod tests {
         });
         let object = json!({
             "apiVersion": names::ISTIO_API_VERSION, "kind": kind.as_str(),
-            "metadata": {"namespace": namespace, "name": name, "uid": format!("{namespace}-{name}"), "ownerReferences": owners},
+            "metadata": {"namespace": namespace, "name": name, "uid": format!("{namespace}-{name}"), "resourceVersion": "1", "ownerReferences": owners},
             "spec": spec,
         });
         world::existing(kind, serde_json::from_value(object).unwrap())
@@ -365,7 +365,8 @@ mod tests {
             let observed = observe(policy.view.readable().unwrap(), &world);
             assert_eq!((observed.existing.len(), observed.endpoints.map(|seen| seen.all)), (2, Some(1)));
             let look = visited(&world);
-            let delta = world.istio(Kind::DestinationRule).remove("elsewhere", "app-3", "elsewhere-app-3").unwrap();
+            let delta =
+                world.istio(Kind::DestinationRule).remove("elsewhere", "app-3", "elsewhere-app-3", None).unwrap();
             assert_eq!(of_istio(&delta, &world), BTreeSet::from([("ns-3".to_owned(), policy.name.clone())]));
             (look, visited(&world))
         };
@@ -413,7 +414,7 @@ mod tests {
                 let (name, namespace) = (format!("rule-{name}"), namespaces[namespace]);
                 match host {
                     Some(host) => drop(rules.put(rule(namespace, &name, &host))),
-                    None => drop(rules.remove(namespace, &name, &format!("{namespace}-{name}"))),
+                    None => drop(rules.remove(namespace, &name, &format!("{namespace}-{name}"), Some(0))),
                 }
             }
             let asked = format!("{}.{}.svc.cluster.local", ["a", "b"][asked.0], namespaces[asked.1]);

@@ -17,7 +17,9 @@ mod events;
 pub(crate) mod index;
 pub(crate) mod installed;
 mod keys;
+mod live;
 pub(crate) mod observe;
+mod own;
 mod reconcile;
 mod relations;
 mod retry;
@@ -61,7 +63,7 @@ use crate::{
     status::Outcome,
     validate,
 };
-use apply::Hands;
+use apply::{For, Hands};
 use cache::{Cache, Delta};
 use calls::{CallError, Calls, Verdict};
 use events::Events;
@@ -176,12 +178,15 @@ impl Shared {
             names.retain(|(namespace, name)| *namespace != delta.namespace || Some(name.as_str()) != by);
             told.look_at_all(&around, &names);
         };
+        let (asked, within) = (keys.clone(), world.clone());
+        let edited = move |delta: &Delta<Policy>| asked.look_at_all(&within, &relations::of_policy(delta, &within));
         let shared = Arc::new(Self {
             context: Context {
                 hands: Hands {
                     calls: Calls::new(writer.clone(), metrics.clone(), options.deadline),
                     world: world.clone(),
                     changed: Box::new(changed),
+                    edited: Box::new(edited),
                 },
                 events: Events::new(writer.clone()),
                 settings,
@@ -437,6 +442,7 @@ impl Wiring {
             let tell = |delta: &Delta<V>| shared.keys.look_at_all(world, &concerned(delta, world));
             let within = scope.clone();
             let recovered = || shared.try_now(within.as_deref());
+            let relist = || shared.retries.relist(kind);
             let barred = unseen.map(|unseen| {
                 let shared = &shared;
                 move |barred: bool| {
@@ -450,6 +456,7 @@ impl Wiring {
                 scope,
                 listed: counted.then_some(&*listed),
                 metrics: &shared.metrics,
+                relist: &relist,
                 recovered: &recovered,
                 barred: barred.as_ref().map(|barred| barred as &(dyn Fn(bool) + Send + Sync)),
             };
@@ -528,14 +535,16 @@ async fn look(shared: &Shared, key: &Key, namespace: &str, name: &str) -> Result
     let world = &hands.world;
     let found = world.policies.get(namespace, name);
     let alive = found.as_ref().map(|policy| policy.uid.as_str());
-    let left = cleanup::sweep(hands, namespace, name, alive, key.metadata.uid.as_deref()).await?;
+    let of = For { namespace, policy: name };
+    live::read_what_is_unsure(hands, of, found.as_deref()).await?;
+    let left = cleanup::sweep(hands, of, alive, key.metadata.uid.as_deref()).await?;
     report(namespace, name, &left);
     let Some(found) = found else {
         shared.keys.forget(namespace, name, || world.policies.get(namespace, name).is_some());
         return Ok(End::Gone);
     };
     if found.view.meta().deletion_timestamp.is_some() {
-        let released = cleanup::release(hands, namespace, &found.uid).await?;
+        let released = cleanup::release(hands, of, &found.uid).await?;
         report(namespace, name, &released);
         return Ok(End::Leaving);
     }

@@ -5,7 +5,7 @@ use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
 use super::{
-    apply::{Hands, apply},
+    apply::{For, Hands, apply},
     calls::CallError,
     cleanup,
     events::{self, Events},
@@ -41,7 +41,8 @@ pub async fn reconcile(context: &Context, resilience: &Resilience) -> Result<Out
         Step::Apply(plan) => apply(hands, plan.valid, &plan.desired, &plan.diff).await, // writes
         Step::Release(outcome) => {
             let uid = resilience.uid().unwrap_or_default();
-            cleanup::release(hands, &namespace(resilience), &uid).await?; // writes
+            cleanup::release(hands, For { namespace: &namespace(resilience), policy: &resilience.name_any() }, &uid)
+                .await?; // writes
             outcome
         }
         Step::Leave(outcome) => outcome,
@@ -67,7 +68,7 @@ async fn write_status(hands: &Hands, resilience: &Resilience, mut status: Resili
     let answer = hands.calls.status(&namespace(resilience), &resilience.name_any(), &uid, &status).await?;
     if let Some(answer) = answer {
         // The next reconcile compares with this one, even before the watch has it.
-        let _delta = hands.world.policies.put(world::policy(answer));
+        hands.world.policies.put(world::policy(answer)).iter().for_each(|delta| (hands.edited)(delta));
     }
     Ok(())
 }

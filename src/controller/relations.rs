@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn a_policy_that_goes_calls_the_others_for_its_service() {
         let world = world();
-        let delta = world.policies.remove("ns", "a", "uid-a").unwrap();
+        let delta = world.policies.remove("ns", "a", "uid-a", None).unwrap();
         assert_eq!(sorted(of_policy(&delta, &world)), ["a", "b"]);
     }
 

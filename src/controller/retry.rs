@@ -97,6 +97,12 @@ impl Retries {
         }
     }
 
+    /// When to list a kind again, though its watch is well: should an event ever be lost, no later one
+    /// tells of it.
+    pub fn relist(&self, kind: &str) -> Duration {
+        jittered(self.resync, 0.2, self.chance(&(kind.to_owned(), String::new()), 0))
+    }
+
     /// What waits for another try, in a namespace or (`None`) in all.
     pub fn waiting(&self, scope: Option<&str>) -> Vec<(String, String)> {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);

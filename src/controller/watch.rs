@@ -5,7 +5,7 @@
 //! sees only what an object is now and not whom it concerned before, and what vanished while a watch
 //! was down is never told by an event.
 
-use std::{collections::HashSet, fmt::Debug};
+use std::{collections::HashSet, fmt::Debug, time::Duration};
 
 use futures::StreamExt as _;
 use kube::{
@@ -17,7 +17,7 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::sleep};
 
 use super::{
     cache::{Cache, Delta, Entry},
@@ -84,6 +84,8 @@ pub struct Watch<'a> {
     pub listed: Option<&'a Listed>,
     /// Told when it breaks.
     pub metrics: &'a Metrics,
+    /// How long from one list to the next, though nothing broke.
+    pub relist: &'a (dyn Fn() -> Duration + Send + Sync),
     /// Called when everything is listed again after it broke: what failed for the same reason, be it
     /// the API server's absence or the kind's, need not wait for the end of its backoff.
     pub recovered: &'a (dyn Fn() + Send + Sync),
@@ -105,9 +107,11 @@ impl Watch<'_> {
         K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
         V: Indexed,
     {
-        let Self { kind, scope, listed, metrics, recovered, barred } = self;
+        let Self { kind, scope, listed, metrics, relist, recovered, barred } = self;
         let how = watcher::Config::default().timeout(TIMEOUT_SECONDS);
-        let mut events = std::pin::pin!(watcher(api, how).default_backoff());
+        let begin = || watcher(api.clone(), how.clone()).default_backoff();
+        let mut events = std::pin::pin!(begin());
+        let mut again = std::pin::pin!(sleep(relist()));
         let mut seen = HashSet::new();
         let mut first = true;
         let listed = || listed.iter().for_each(|listed| listed.one());
@@ -122,9 +126,24 @@ impl Watch<'_> {
                 }
             };
             seen.map(|seen| seen.insert(place));
-            entry.and_then(|entry| cache.put(entry)).iter().for_each(&tell);
+            if let Some(entry) = entry {
+                let delta = cache.put(entry);
+                if delta.is_none() {
+                    metrics.told_late(kind);
+                }
+                delta.iter().for_each(&tell);
+            }
         };
-        while let Some(event) = events.next().await {
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                () = &mut again => {
+                    events.set(begin());
+                    again.set(sleep(relist()));
+                    continue;
+                }
+            };
+            let Some(event) = event else { return };
             match event {
                 Ok(Event::Init) => seen.clear(),
                 Ok(Event::InitApply(object)) => put(object, Some(&mut seen)),
@@ -142,11 +161,11 @@ impl Watch<'_> {
                 }
                 Ok(Event::Apply(object)) => put(object, None),
                 Ok(Event::Delete(object)) => {
-                    let (namespace, name, uid) = match lean(object) {
-                        Lean::Read(gone) => (gone.namespace, gone.name, gone.uid),
-                        Lean::Unread(gone) => (gone.namespace, gone.name, gone.uid),
+                    let (namespace, name, uid, version) = match lean(object) {
+                        Lean::Read(gone) => (gone.namespace, gone.name, gone.uid, gone.version),
+                        Lean::Unread(gone) => (gone.namespace, gone.name, gone.uid, gone.version),
                     };
-                    cache.remove(&namespace, &name, &uid).iter().for_each(&tell);
+                    cache.remove(&namespace, &name, &uid, version).iter().for_each(&tell);
                 }
                 Err(error) => {
                     if let Some(barred) = barred.filter(|_| is_forbidden(&error)) {

@@ -45,6 +45,8 @@ pub struct Metrics {
     writes: Family<ByWrite, Counter>,
     watch_errors: Family<ByKind, Counter>,
     unreadable: Family<ByKind, Counter>,
+    late_events: Family<ByKind, Counter>,
+    live_reads: Family<ByKind, Counter>,
     policies: Family<ByCondition, Gauge>,
     panics: Counter<u64, AtomicU64>,
     missing_fields: Gauge,
@@ -80,6 +82,12 @@ impl Default for Metrics {
             "Objects of a watch that are not of the types we know",
             unreadable.clone(),
         );
+        let late_events = Family::default();
+        let help = "Objects that a watch or a list told of later than our own calls had";
+        registry.register("late_events", help, late_events.clone());
+        let live_reads = Family::default();
+        let help = "Objects that were read since no watch had shown what we wrote, or a write's end is not known";
+        registry.register("live_reads", help, live_reads.clone());
         let policies = Family::default();
         registry.register("policies", "Policies by condition and its status", policies.clone());
         let panics = Counter::default();
@@ -106,6 +114,8 @@ impl Default for Metrics {
             writes,
             watch_errors,
             unreadable,
+            late_events,
+            live_reads,
             policies,
             panics,
             missing_fields,
@@ -137,6 +147,16 @@ impl Metrics {
     /// A watch told of an object that cannot be read.
     pub fn unread(&self, kind: &'static str) {
         self.unreadable.get_or_create(&ByKind { kind }).inc();
+    }
+
+    /// A watch told of an object as it was before we knew better.
+    pub fn told_late(&self, kind: &'static str) {
+        self.late_events.get_or_create(&ByKind { kind }).inc();
+    }
+
+    /// An object was read, where a cache was not to be trusted.
+    pub fn read_live(&self, kind: &'static str) {
+        self.live_reads.get_or_create(&ByKind { kind }).inc();
     }
 
     /// A reconcile panicked.
@@ -197,6 +217,8 @@ mod tests {
         metrics.wrote("DestinationRule", "create");
         metrics.watch_broke("Service");
         metrics.unread("Service");
+        metrics.told_late("DestinationRule");
+        metrics.read_live("DestinationRule");
         metrics.panicked();
         metrics.missing(3);
         metrics.leads(true);
@@ -211,6 +233,8 @@ mod tests {
             r#"resilience_operator_watch_errors_total{kind="Service"} 1"#,
             r#"resilience_operator_policies{condition="Ready",status="True"} 4"#,
             r#"resilience_operator_unreadable_objects_total{kind="Service"} 1"#,
+            r#"resilience_operator_late_events_total{kind="DestinationRule"} 1"#,
+            r#"resilience_operator_live_reads_total{kind="DestinationRule"} 1"#,
             "resilience_operator_panics_total 1",
             "resilience_operator_istio_missing_fields 3",
             "resilience_operator_leader 1",
