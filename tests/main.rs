@@ -15,6 +15,7 @@ mod docs;
 mod fake;
 mod generated;
 mod golden;
+mod in_effect;
 mod installed;
 mod leadership;
 mod legal;
