@@ -10,18 +10,20 @@
 //!                                                     Outcome ──> status(…, now) ──> ResilienceStatus ──> patch status, one event
 //! ```
 //!
-//! `api`, `istio`, `names`, `validate`, `translate`, `diff` and `status` are functions of what they
-//! are given; `controller`, `runtime`, `load` and `cli` do the I/O. ARCHITECTURE.md has the map.
+//! `api`, `istio`, `names`, `validate`, `translate`, `diff`, `in_effect` and `status` are functions of what
+//! they are given; `controller`, `proof`, `runtime`, `load` and `cli` do the I/O. ARCHITECTURE.md has the map.
 
 pub mod api;
 pub mod cli;
 pub mod controller;
 pub mod decide;
 pub mod diff;
+pub mod in_effect;
 pub mod istio;
 pub mod load;
 pub mod names;
 pub mod observed;
+pub mod proof;
 pub mod report;
 pub mod runtime;
 pub mod status;

@@ -2,6 +2,7 @@
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
 mod endpoints;
+pub mod proxies;
 mod server_side;
 mod target;
 

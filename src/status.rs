@@ -5,15 +5,18 @@
 //! answered, not what proxies do.
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
+mod in_effect;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::{
     api::{
         GeneratedRef, Resilience, ResilienceStatus, TargetStatus,
-        conditions::{ACCEPTED, PROGRAMMED, READY, Reason, STALLED},
+        conditions::{ACCEPTED, IN_EFFECT, PROGRAMMED, READY, Reason, STALLED},
         schema::Violation,
     },
+    in_effect::{Proof, Truth},
     validate::{Refusal, Valid},
 };
 
@@ -214,15 +217,21 @@ fn cut(mut text: String) -> String {
     text
 }
 
-/// The status after `outcome`, if it differs from the present one.
+/// The status after `outcome` and with what is known of proxies, if it differs from the present one.
 #[must_use]
-pub fn status(resilience: &Resilience, outcome: &Outcome, now: Timestamp) -> Option<ResilienceStatus> {
+pub fn status(resilience: &Resilience, outcome: &Outcome, proof: &Proof, now: Timestamp) -> Option<ResilienceStatus> {
     let old = resilience.status.clone().unwrap_or_default();
-    let new = next(&old, resilience.metadata.generation, outcome, now);
+    let new = next(&old, resilience.metadata.generation, outcome, proof, now);
     (new != old).then_some(new)
 }
 
-fn next(old: &ResilienceStatus, generation: Option<i64>, outcome: &Outcome, now: Timestamp) -> ResilienceStatus {
+fn next(
+    old: &ResilienceStatus,
+    generation: Option<i64>,
+    outcome: &Outcome,
+    proof: &Proof,
+    now: Timestamp,
+) -> ResilienceStatus {
     let message = outcome.message();
     let (accepted, programmed, stalled) = match outcome {
         Outcome::Rejected(_) | Outcome::Unsupported(_) | Outcome::Conflicted(_) => (
@@ -257,17 +266,22 @@ fn next(old: &ResilienceStatus, generation: Option<i64>, outcome: &Outcome, now:
             (yes(Reason::Accepted, ""), no(outcome.reason(), &message), no(Reason::Progressing, "heals by itself"))
         }
     };
-    let ready = if accepted.0 && programmed.0 {
-        yes(Reason::Ready, "")
-    } else {
+    let in_effect = in_effect::verdict(old, generation, outcome, proof);
+    let ready = if !accepted.0 || !programmed.0 {
         let from = if accepted.0 { PROGRAMMED } else { ACCEPTED };
         no(Reason::NotReady, &format!("see {from}: {message}"))
+    } else if in_effect.truth == Truth::False {
+        no(Reason::NotReady, &format!("see {IN_EFFECT}: {}", in_effect.message))
+    } else {
+        yes(Reason::Ready, "")
     };
     let mut status = ResilienceStatus { observed_generation: generation, ..old.clone() };
     status.conditions = [(ACCEPTED, accepted), (PROGRAMMED, programmed), (READY, ready), (STALLED, stalled)]
         .into_iter()
         .map(|(kind, verdict)| condition(old, kind, verdict, generation, now))
         .collect();
+    // Behind what it rests on, before what rests on it.
+    status.conditions.insert(2, in_effect::condition(old, &in_effect, generation, now));
     // Conditions of other reporters stay.
     status.conditions.extend(old.conditions.iter().filter(|condition| !is_ours(condition)).cloned());
     match outcome {
@@ -293,14 +307,19 @@ fn next(old: &ResilienceStatus, generation: Option<i64>, outcome: &Outcome, now:
             status.effective = effective;
         }
     }
+    for target in &mut status.targets {
+        target.proxies = in_effect.proxies;
+    }
     status
 }
+
+pub(crate) use in_effect::{expectation, wrote};
 
 /// Whether the operator itself reports this condition. Others report theirs by their own field
 /// manager, and an apply of ours must not claim them.
 #[must_use]
 pub fn is_ours(condition: &Condition) -> bool {
-    [ACCEPTED, PROGRAMMED, READY, STALLED].contains(&condition.type_.as_str())
+    [ACCEPTED, PROGRAMMED, IN_EFFECT, READY, STALLED].contains(&condition.type_.as_str())
 }
 
 fn describe(status: &mut ResilienceStatus, valid: &Valid, generated: Vec<GeneratedRef>) {
@@ -308,6 +327,7 @@ fn describe(status: &mut ResilienceStatus, valid: &Valid, generated: Vec<Generat
         target_ref: valid.target.clone(),
         endpoints: valid.endpoints,
         ejectable_endpoints: valid.ejectable(),
+        proxies: None,
         generated,
     }];
     status.effective.clone_from(&valid.effective);
@@ -343,7 +363,16 @@ fn condition(
     now: Timestamp,
 ) -> Condition {
     let (holds, reason, message) = verdict;
-    let status = if holds { "True" } else { "False" };
+    stamped(old, kind, (if holds { "True" } else { "False" }, reason, message), generation, now)
+}
+
+fn stamped(
+    old: &ResilienceStatus,
+    kind: &str,
+    (status, reason, message): (&str, Reason, String),
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Condition {
     let before = old.conditions.iter().find(|condition| condition.type_ == kind && condition.status == status);
     // The API server keeps whole seconds: a finer time would differ at every read.
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now);

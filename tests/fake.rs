@@ -172,6 +172,9 @@ impl Fake {
         if parts.uri.path().split('/').count() == 4 && parts.uri.path().starts_with("/apis/") {
             return json_body(200, &discovery());
         }
+        if let Some(account) = parts.uri.path().strip_suffix("/token") {
+            return self.token(&route(account).0);
+        }
         let (key, subresource) = route(parts.uri.path());
         if self.state().barred.contains(&(key.0.clone(), key.1.clone())) {
             return json_body(403, &refusal(403, "forbidden", ""));
@@ -251,6 +254,29 @@ impl Fake {
         }
         state.documents_read += 1;
         json_body(200, &state.open_api)
+    }
+
+    /// A token of a ServiceAccount that is there: `token-1`, then `token-2`, and so on.
+    fn token(&self, account: &Key) -> Response<Body> {
+        let mut state = self.state();
+        if !state.objects.contains_key(account) {
+            return json_body(404, &refusal(404, &format!("serviceaccounts {:?} not found", account.2), ""));
+        }
+        state.tokens += 1;
+        let token = format!("token-{}", state.tokens);
+        json_body(
+            201,
+            &json!({
+                "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "metadata": {},
+                "spec": {"audiences": ["istio-ca"], "expirationSeconds": 600},
+                "status": {"token": token, "expirationTimestamp": "2026-01-01T00:00:00Z"},
+            }),
+        )
+    }
+
+    /// How many tokens were given out.
+    pub fn tokens(&self) -> usize {
+        self.state().tokens
     }
 
     /// How often the index of documents was read.

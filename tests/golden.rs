@@ -16,6 +16,7 @@ use resilience_operator::{
         yaml,
     },
     diff::{contest, describe, diff},
+    in_effect::Proof,
     istio::{Existing, Kind, Source, spec_faults},
     names::{LABEL_CO_OWNER_UID, LABEL_OWNER_UID},
     status::{Applied, Frozen, Outcome, status},
@@ -143,7 +144,8 @@ fn held(owner: &Owner, existing: &[Existing]) -> Vec<GeneratedRef> {
 
 /// The policy with its status after `outcome`.
 fn said(policy: &Policy, resilience: &Resilience, outcome: &Outcome) -> String {
-    let status = status(resilience, outcome, Timestamp::UNIX_EPOCH).expect("the first status differs from none");
+    let status = status(resilience, outcome, &Proof::NotSetUp, Timestamp::UNIX_EPOCH)
+        .expect("the first status differs from none");
     let object: Value = json!({
         "apiVersion": resilience_operator::names::API_VERSION,
         "kind": resilience_operator::names::KIND,

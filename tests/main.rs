@@ -19,6 +19,7 @@ mod faults;
 mod faulty;
 mod generated;
 mod golden;
+mod in_effect;
 mod installed;
 mod leadership;
 mod legal;

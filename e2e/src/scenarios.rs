@@ -17,6 +17,7 @@ pub mod ejection;
 pub mod enforced;
 pub mod footprint;
 pub mod gateway_api;
+pub mod in_effect;
 pub mod judged;
 pub mod leadership;
 pub mod leaves_nothing;
@@ -75,6 +76,8 @@ pub const ON_THE_LAB: &[Scenario] = &[
     Scenario { name: "a_killed_leader_is_followed_when_its_lease_is_over", run: leadership::killed },
     Scenario { name: "a_stopped_leader_that_wakes_up_writes_nothing", run: leadership::stopped_and_woken },
     Scenario { name: "a_leader_that_is_cut_off_ends_before_another_begins", run: leadership::cut_off },
+    Scenario { name: "proxies_of_two_istiods_are_counted_and_laggards_named", run: in_effect::counts },
+    Scenario { name: "what_counts_instead_and_what_a_proxy_refuses_is_told", run: in_effect::names },
     Scenario { name: "diff_and_explain_say_what_the_operator_does", run: command_line::tells },
     Scenario { name: "two_labs_live_side_by_side", run: side_by_side::live },
     // While its hundreds of namespaces go, which takes minutes, new pods start slowly: what comes next needs none.

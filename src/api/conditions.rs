@@ -6,7 +6,9 @@
 pub const ACCEPTED: &str = "Accepted";
 /// The API server holds the generated objects as we want them. Says nothing of any proxy.
 pub const PROGRAMMED: &str = "Programmed";
-/// `Accepted` and `Programmed`: what `kubectl wait --for=condition=Ready` should wait for.
+/// The proxies that call the target have it, as istiod tells it and they acknowledged it.
+pub const IN_EFFECT: &str = "InEffect";
+/// `Accepted`, `Programmed`, and `InEffect` not False: what `kubectl wait --for=condition=Ready` should wait for.
 pub const READY: &str = "Ready";
 /// Waiting will not help; somebody has to change something (kstatus).
 pub const STALLED: &str = "Stalled";
@@ -43,15 +45,54 @@ pub enum Reason {
     /// `Programmed=False`: a field of the co-owned object that is not ours keeps our blocks from some
     /// clients; the message names it. Heals when it goes.
     ForeignFields,
+    /// `InEffect=True`: every proxy that holds the host has what was programmed.
+    InEffect,
+    /// `InEffect=False`: a proxy refused what istiod sent; the message has its text.
+    RefusedByProxy,
+    /// `InEffect=False`: proxies are given what another object says; the message names it.
+    Shadowed,
+    /// `InEffect=False`: proxies are given another value than the generated object has.
+    Differs,
+    /// `InEffect=False`: proxies have not acknowledged it in the grace period; the message names them.
+    Lagging,
+    /// `InEffect=Unknown`: nothing of this generation is programmed, so nobody is asked.
+    NotProgrammed,
+    /// `InEffect=Unknown`: no identity is set up to ask istiod by.
+    NoIdentity,
+    /// `InEffect=Unknown`: istiod could not be asked; the message has why.
+    Unreachable,
+    /// `InEffect=Unknown`: some of the istiods or proxies could not be asked about; of the others nothing is
+    /// wrong.
+    Partial,
+    /// `InEffect=Unknown`: of some proxies istiod does not say enough.
+    Unproven,
+    /// `InEffect=Unknown`: no proxy holds the host.
+    NoProxies,
+    /// `InEffect=Unknown`: what the policy generates is not for proxies of clients.
+    NotForClients,
     /// `Ready=True`.
     Ready,
-    /// `Ready=False`: see `Accepted` and `Programmed`.
+    /// `Ready=False`: see `Accepted`, `Programmed` and `InEffect`.
     NotReady,
-    /// `Stalled=False`: nothing wrong, or it heals by itself.
+    /// `Stalled=False`: nothing wrong, or it heals by itself. `InEffect=Unknown`: proxies are about to have it.
     Progressing,
 }
 
 impl Reason {
+    /// Those of `InEffect` that tell how asking ended.
+    pub const OF_ASKING: [Self; 10] = [
+        Self::InEffect,
+        Self::RefusedByProxy,
+        Self::Shadowed,
+        Self::Differs,
+        Self::Lagging,
+        Self::Progressing,
+        Self::Partial,
+        Self::Unproven,
+        Self::NoProxies,
+        Self::Unreachable,
+    ];
+
     /// The text in the condition, the event and the metric label.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -69,6 +110,18 @@ impl Reason {
             Self::WriteFailed => "WriteFailed",
             Self::FieldConflict => "FieldConflict",
             Self::ForeignFields => "ForeignFields",
+            Self::InEffect => IN_EFFECT,
+            Self::RefusedByProxy => "RefusedByProxy",
+            Self::Shadowed => "Shadowed",
+            Self::Differs => "Differs",
+            Self::Lagging => "Lagging",
+            Self::NotProgrammed => "NotProgrammed",
+            Self::NoIdentity => "NoIdentity",
+            Self::Unreachable => "Unreachable",
+            Self::Partial => "Partial",
+            Self::Unproven => "Unproven",
+            Self::NoProxies => "NoProxies",
+            Self::NotForClients => "NotForClients",
             Self::Ready => "Ready",
             Self::NotReady => "NotReady",
             Self::Progressing => "Progressing",

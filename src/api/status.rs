@@ -13,7 +13,7 @@ pub struct ResilienceStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Accepted, Programmed, Ready, Stalled.
+    /// Accepted, Programmed, InEffect, Ready, Stalled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
@@ -55,9 +55,27 @@ pub struct TargetStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 2_147_483_647))]
     pub ejectable_endpoints: Option<u32>,
+    /// Proxies that hold the host of the target. Absent: nobody could be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxies: Option<ProxyCounts>,
     /// The objects that stand for the policy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub generated: Vec<GeneratedRef>,
+}
+
+/// How many proxies have the policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxyCounts {
+    /// Those that hold the host of the target: as many may call it.
+    #[schemars(range(min = 0, max = 2_147_483_647))]
+    pub total: u32,
+    /// Those of them that have what was programmed.
+    #[schemars(range(min = 0, max = 2_147_483_647))]
+    pub in_effect: u32,
+    /// Both are of a sample of the proxies of a large mesh.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sampled: bool,
 }
 
 /// A generated object, in the policy's namespace.

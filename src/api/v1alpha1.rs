@@ -40,6 +40,12 @@ use crate::names;
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Programmed\")].status"
     ),
+    printcolumn(
+        name = "InEffect",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"InEffect\")].status",
+        priority = 1
+    ),
     printcolumn(name = "Endpoints", type_ = "integer", json_path = ".status.targets[0].endpoints", priority = 1),
     printcolumn(name = "Warnings", type_ = "string", json_path = ".status.warnings[*].code", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")

@@ -28,7 +28,7 @@ use crate::{
 /// resilience/NAME, svc/NAME and serviceentry/NAME say which. Reads the namespace by list calls and with
 /// your own rights, and runs the operator's own functions. Where the policy says nothing, the page
 /// tells what Istio or Envoy do by default, and marks it so. It speaks of what the API server holds;
-/// what proxies have is not observed. Writes nothing.
+/// of what proxies have it knows what the condition InEffect says. Writes nothing.
 ///
 /// With --client it names the rules and routes that this client gets, as istiod looks them up, and what
 /// does not count for it, by which object and why; without, who gets something else than the policy's.
@@ -401,7 +401,12 @@ fn conditions(policy: &PolicyPart, paint: Paint) -> String {
     let rows = policy.conditions.iter().map(|condition| {
         // Of all conditions Stalled alone is good news when it is False.
         let good = (condition.status == "True") != (condition.kind == crate::api::conditions::STALLED);
-        let status = paint.word(if good { Tone::Good } else { Tone::Error }, &condition.status);
+        let tone = match condition.status.as_str() {
+            "Unknown" => Tone::Warning,
+            _ if good => Tone::Good,
+            _ => Tone::Error,
+        };
+        let status = paint.word(tone, &condition.status);
         vec![condition.kind.clone(), status, condition.reason.clone(), condition.message.clone()]
     });
     let mut text = columns(2, &rows.collect::<Vec<_>>());

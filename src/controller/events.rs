@@ -120,7 +120,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::{api::ResilienceSpec, status};
+    use crate::{api::ResilienceSpec, in_effect::Proof, status};
 
     fn policy() -> Resilience {
         Resilience::new("a", ResilienceSpec::unread())
@@ -131,7 +131,7 @@ mod tests {
         let mut policy = policy();
         let outcome = Outcome::Waiting("Service a does not exist".into());
         assert!(event(policy.status.as_ref(), &outcome).is_some());
-        policy.status = status::status(&policy, &outcome, Timestamp::UNIX_EPOCH);
+        policy.status = status::status(&policy, &outcome, &Proof::NotSetUp, Timestamp::UNIX_EPOCH);
         assert!(event(policy.status.as_ref(), &outcome).is_none());
         let another = Outcome::Waiting("Service b does not exist".into());
         assert!(event(policy.status.as_ref(), &another).is_some());

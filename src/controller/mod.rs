@@ -52,13 +52,14 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use tokio::{task::JoinSet, time::timeout};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     api::Resilience,
     istio::{Existing, Kind, neighbourhood::GatewayRouteKind},
     names,
     observed::Unseen,
+    proof::{self, Board, Prover},
     runtime::{admin::Health, metrics::Metrics, settings::Settings, wait_for_crds::Needed, writer::Writer},
     status::Outcome,
     validate,
@@ -126,11 +127,18 @@ pub struct Options {
     pub istiod_address: String,
     /// How often to look whether another Istio is installed.
     pub istio_recheck: Duration,
+    /// How istiod is asked what proxies have.
+    pub in_effect: proof::Options,
 }
 
 impl From<Settings> for Options {
     fn from(settings: Settings) -> Self {
         Self {
+            in_effect: proof::Options::new(
+                &settings.in_effect_service_account,
+                &settings.istio_root_namespace,
+                settings.in_effect_grace,
+            ),
             cluster_domain: settings.cluster_domain,
             root_namespace: settings.istio_root_namespace,
             namespaces: settings.namespaces,
@@ -190,6 +198,7 @@ impl Shared {
                 },
                 events: Events::new(writer.clone()),
                 settings,
+                board: Arc::new(Board::new(options.in_effect.is_set_up())),
             },
             keys,
             retries: Retries::new(options.resync),
@@ -211,6 +220,35 @@ impl Shared {
         self.keys.look_at_all(world, &claimed);
     }
 
+    /// Asks what proxies have, for ever, beside all else: an answer can be large, and to read it must not
+    /// hold up a reconcile. A panic there is no other's.
+    async fn prove(self: &Arc<Self>, client: Client, writer: Writer, options: proof::Options) {
+        loop {
+            let shared = self.clone();
+            let prover = Prover::new(
+                client.clone(),
+                writer.clone(),
+                shared.context.board.clone(),
+                shared.metrics.clone(),
+                options.clone(),
+            );
+            let asking = tokio::spawn(async move {
+                prover.follow(|(namespace, name)| shared.look_at(namespace, name)).await;
+            });
+            if AbortOnDropHandle::new(asking).await.is_err() {
+                tracing::error!("asking istiod panicked: a bug, please report it with this log; trying again");
+                self.metrics.panicked();
+                tokio::time::sleep(retry::LONGEST).await;
+            }
+        }
+    }
+
+    /// Looks at one policy.
+    fn look_at(&self, namespace: &str, name: &str) {
+        let policy = self.context.hands.world.policies.get(namespace, name);
+        self.keys.look_at(namespace, name, policy.as_ref().map(|policy| policy.uid.as_str()));
+    }
+
     /// Looks at every policy.
     fn look_at_all(&self) {
         for policy in self.context.hands.world.policies.all() {
@@ -221,8 +259,7 @@ impl Shared {
     /// Looks at once at what waits for another try.
     fn try_now(&self, scope: Option<&str>) {
         for (namespace, name) in self.retries.waiting(scope) {
-            let policy = self.context.hands.world.policies.get(&namespace, &name);
-            self.keys.look_at(&namespace, &name, policy.as_ref().map(|policy| policy.uid.as_str()));
+            self.look_at(&namespace, &name);
         }
     }
 }
@@ -243,7 +280,8 @@ pub async fn run(
     health.block(GATE, "not everything has been listed yet");
     let (shared, requests) = Shared::new(&client, &writer, &options, &metrics);
     let listed = Arc::new(Listed::default());
-    let watches = Wiring { client, shared: shared.clone(), listed: listed.clone() }.watches(&options.namespaces);
+    let wiring = Wiring { client: client.clone(), shared: shared.clone(), listed: listed.clone() };
+    let watches = wiring.watches(&options.namespaces);
     let number = u32::try_from(watches.len()).unwrap_or(u32::MAX);
     let mut watches: JoinSet<()> = watches.into_iter().collect();
     // No decision from a world that is half listed: foreign objects would be missing in it, and our
@@ -256,7 +294,7 @@ pub async fn run(
         writer.term().begun().await;
         tracing::info!("beginning");
         shared.take_over();
-        std::future::pending::<()>().await;
+        shared.prove(client, writer.clone(), options.in_effect.clone()).await;
     };
     let mut controller = Controller::for_stream(stream::empty(), shared.keys.store())
         .with_config(controller::Config::default().concurrency(options.concurrency.max(1)))
@@ -540,10 +578,12 @@ async fn look(shared: &Shared, key: &Key, namespace: &str, name: &str) -> Result
     let left = cleanup::sweep(hands, of, alive, key.metadata.uid.as_deref()).await?;
     report(namespace, name, &left);
     let Some(found) = found else {
+        shared.context.board.forget(namespace, name);
         shared.keys.forget(namespace, name, || world.policies.get(namespace, name).is_some());
         return Ok(End::Gone);
     };
     if found.view.meta().deletion_timestamp.is_some() {
+        shared.context.board.forget(namespace, name);
         let released = cleanup::release(hands, of, &found.uid).await?;
         report(namespace, name, &released);
         return Ok(End::Leaving);

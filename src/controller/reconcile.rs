@@ -1,5 +1,7 @@
 //! One look at one policy.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
@@ -15,6 +17,8 @@ use super::{
 use crate::{
     api::{Resilience, ResilienceSpec, ResilienceStatus, schema::Violation},
     decide::{Step, decide},
+    in_effect::Proof,
+    proof::Board,
     status::{self, Outcome, status},
     validate::Settings,
 };
@@ -27,12 +31,14 @@ pub struct Context {
     pub events: Events,
     /// What decisions depend on.
     pub settings: Settings,
+    /// What is known of proxies.
+    pub board: Arc<Board>,
 }
 
 /// From what is observed to what is written. A spec that is refused and a target that is missing are
 /// outcomes; only a call that failed outside of the policy's own objects is an error.
 pub async fn reconcile(context: &Context, resilience: &Resilience) -> Result<Outcome, CallError> {
-    let Context { hands, events, settings } = context;
+    let Context { hands, events, settings, board } = context;
 
     let observed = observe(resilience, &hands.world); // reads
 
@@ -48,9 +54,12 @@ pub async fn reconcile(context: &Context, resilience: &Resilience) -> Result<Out
         Step::Leave(outcome) => outcome,
     };
 
-    if let Some(status) = status(resilience, &outcome, Timestamp::now()) {
+    let (expectation, wrote) = (status::expectation(&outcome), status::wrote(&outcome));
+    let proof = board.look(&namespace(resilience), &resilience.name_any(), expectation, wrote);
+    if let Some(status) = status(resilience, &outcome, &proof, Timestamp::now()) {
         // pure
         write_status(hands, resilience, status).await?; // writes
+        board.stir();
     }
     events::publish(events, resilience, &outcome).await; // writes
     Ok(outcome)
@@ -91,7 +100,7 @@ pub async fn report_unreadable(
         "this version of the operator cannot read the object ({error}): apply the CRD that belongs to it and correct the object, or update the operator"
     );
     let outcome = Outcome::Rejected(vec![Violation::new("", fault)]);
-    if let Some(status) = status(&stand_in, &outcome, Timestamp::now()) {
+    if let Some(status) = status(&stand_in, &outcome, &Proof::NotYet, Timestamp::now()) {
         let mut status = serde_json::to_value(status).unwrap_or_default();
         if let Value::Object(status) = &mut status {
             // A merge leaves alone what it does not name.

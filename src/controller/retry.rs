@@ -55,7 +55,8 @@ pub const fn class(outcome: &Outcome) -> Class {
 }
 
 const FIRST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_mins(5);
+/// Longest wait for another try.
+pub const LONGEST: Duration = Duration::from_mins(5);
 
 /// Failures in a row, by object.
 #[derive(Debug)]

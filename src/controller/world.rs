@@ -311,7 +311,13 @@ impl World {
             });
             i64::try_from(matching.count()).unwrap_or(i64::MAX)
         };
-        let kinds = [conditions::ACCEPTED, conditions::PROGRAMMED, conditions::READY, conditions::STALLED];
+        let kinds = [
+            conditions::ACCEPTED,
+            conditions::PROGRAMMED,
+            conditions::IN_EFFECT,
+            conditions::READY,
+            conditions::STALLED,
+        ];
         let pairs = kinds.into_iter().flat_map(|kind| ["True", "False", "Unknown"].map(|status| (kind, status)));
         pairs.map(|(kind, status)| (kind, status, count(kind, status))).collect()
     }

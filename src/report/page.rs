@@ -9,7 +9,7 @@ use super::{
     values,
 };
 use crate::{
-    api::{GeneratedRef, Mode, Ownership, Resilience, TargetRef},
+    api::{GeneratedRef, Mode, Ownership, Resilience, ResilienceStatus, TargetRef, conditions::IN_EFFECT},
     decide::{Step, decide, held},
     diff::{diff, without_ours},
     istio::{Existing, Kind},
@@ -183,9 +183,12 @@ pub struct Beside {
     pub concern: String,
 }
 
+/// What the page of a policy knows only where its condition `InEffect` does.
+const PROXIES_NOT_OBSERVED: &str =
+    "whether proxies have it: this is what the API server holds, nothing here says that proxies have it";
+
 /// What no page knows.
-const NOT_OBSERVED: [&str; 3] = [
-    "whether proxies have it: this is what the API server holds, nothing here says that proxies have it",
+const NOT_OBSERVED: [&str; 2] = [
     "mesh configuration and EnvoyFilters, which may change what is marked as a default",
     "ServiceEntries of other namespaces for the same host, and defaults of exportTo, which may change who gets what",
 ];
@@ -235,8 +238,13 @@ pub fn page(policy: &Resilience, observed: &Observed, settings: &Settings) -> Pa
         client: None,
         destination_rules: None,
         virtual_services: None,
-        not_observed: not_observed(observed),
+        not_observed: not_observed(observed, status.is_some_and(says_of_proxies)),
     }
+}
+
+/// Whether the operator has asked what proxies have: the condition tells it then.
+fn says_of_proxies(status: &ResilienceStatus) -> bool {
+    status.conditions.iter().any(|condition| condition.type_ == IN_EFFECT && condition.status != "Unknown")
 }
 
 /// The page of a target that has no policy.
@@ -264,7 +272,7 @@ pub fn bare(target: &TargetRef, namespace: &str, observed: &Observed, settings: 
         client: None,
         destination_rules: None,
         virtual_services: None,
-        not_observed: not_observed(observed),
+        not_observed: not_observed(observed, false),
     }
 }
 
@@ -439,8 +447,9 @@ fn beside(target: &TargetRef, owner: &Owner, observed: &Observed, settings: &Set
     concerned.collect()
 }
 
-fn not_observed(observed: &Observed) -> Vec<String> {
-    let mut lines: Vec<String> = NOT_OBSERVED.map(str::to_owned).to_vec();
+fn not_observed(observed: &Observed, proxies_were: bool) -> Vec<String> {
+    let proxies = (!proxies_were).then_some(PROXIES_NOT_OBSERVED);
+    let mut lines: Vec<String> = proxies.into_iter().chain(NOT_OBSERVED).map(str::to_owned).collect();
     if observed.membership.is_none() {
         lines.push("labels of the namespace, so whether its pods have a sidecar".to_owned());
     }

@@ -2,8 +2,8 @@
 
 use std::{
     fmt,
-    sync::{OnceLock, atomic::AtomicU64},
-    time::Duration,
+    sync::{Mutex, OnceLock, PoisonError, atomic::AtomicU64},
+    time::{Duration, Instant},
 };
 
 use prometheus_client::{
@@ -34,6 +34,12 @@ struct ByCondition {
     status: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByQuestion {
+    question: &'static str,
+    result: &'static str,
+}
+
 /// How many policies have a condition with a status: condition, status, number.
 pub type Tally = Vec<(&'static str, &'static str, i64)>;
 
@@ -53,6 +59,9 @@ pub struct Metrics {
     leader: Gauge,
     lease_seconds: Histogram,
     lease_failures: Counter,
+    questions: Family<ByQuestion, Counter>,
+    answer_age: Gauge,
+    answered: Mutex<Option<Instant>>,
     tally: OnceLock<Box<dyn Fn() -> Tally + Send + Sync>>,
 }
 
@@ -105,6 +114,15 @@ impl Default for Metrics {
         );
         let lease_failures = Counter::default();
         registry.register("lease_failures", "Calls about the lease that failed", lease_failures.clone());
+        let questions = Family::default();
+        registry.register(
+            "istiod_questions",
+            "Questions to istiod about proxies, by how they ended",
+            questions.clone(),
+        );
+        let answer_age = Gauge::default();
+        let help = "Since istiod last told what proxies have; -1: it never did, or nobody asks";
+        registry.register("istiod_answer_age_seconds", help, answer_age.clone());
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "What is running", build);
         Self {
@@ -122,6 +140,9 @@ impl Default for Metrics {
             leader,
             lease_seconds,
             lease_failures,
+            questions,
+            answer_age,
+            answered: Mutex::default(),
             tally: OnceLock::new(),
         }
     }
@@ -184,6 +205,16 @@ impl Metrics {
         self.lease_failures.inc();
     }
 
+    /// A question to an istiod ended.
+    pub fn asked_istiod(&self, question: &'static str, result: &'static str) {
+        self.questions.get_or_create(&ByQuestion { question, result }).inc();
+    }
+
+    /// It is known again what proxies have.
+    pub fn istiod_answered(&self) {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
     /// Who counts policies; asked at each scrape, so that nothing is counted for nobody.
     pub fn tally_with(&self, tally: impl Fn() -> Tally + Send + Sync + 'static) {
         // The first one stays: there is one controller in a process.
@@ -200,6 +231,8 @@ impl Metrics {
                 self.policies.get_or_create(&ByCondition { condition, status }).set(number);
             }
         }
+        let answered = *self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        self.answer_age.set(answered.map_or(-1, |at| i64::try_from(at.elapsed().as_secs()).unwrap_or(i64::MAX)));
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
@@ -224,6 +257,9 @@ mod tests {
         metrics.leads(true);
         metrics.lease_renewed(Duration::from_millis(3));
         metrics.lease_failed();
+        metrics.asked_istiod("syncz", "answered");
+        assert!(metrics.encode().unwrap().contains("resilience_operator_istiod_answer_age_seconds -1"));
+        metrics.istiod_answered();
         metrics.tally_with(|| vec![("Ready", "True", 4)]);
         let text = metrics.encode().unwrap();
         for line in [
@@ -240,6 +276,8 @@ mod tests {
             "resilience_operator_leader 1",
             r#"resilience_operator_lease_seconds_bucket{le="0.005"} 1"#,
             "resilience_operator_lease_failures_total 1",
+            r#"resilience_operator_istiod_questions_total{question="syncz",result="answered"} 1"#,
+            "resilience_operator_istiod_answer_age_seconds 0",
             "resilience_operator_build_info{version=",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");

@@ -58,6 +58,13 @@ pub struct Flags {
     /// [default: istiod.istio-system.svc:15014].
     #[arg(long, env = "RESILIENCE_ISTIOD_ADDRESS", value_name = "HOST:PORT")]
     pub istiod_address: Option<String>,
+    /// The ServiceAccount in Istio's root namespace by whose token istiod is asked what proxies have; empty:
+    /// it is not asked, and InEffect stays Unknown [default: none].
+    #[arg(long, env = "RESILIENCE_IN_EFFECT_SERVICE_ACCOUNT", value_name = "NAME")]
+    pub in_effect_service_account: Option<String>,
+    /// How long proxies may lag behind before InEffect is False [default: 1m].
+    #[arg(long, env = "RESILIENCE_IN_EFFECT_GRACE", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub in_effect_grace: Option<Duration>,
     /// Whether replicas elect one that writes; false: there must be no other [default: true].
     #[arg(
         long,
@@ -96,6 +103,9 @@ struct File {
     log_level: Option<String>,
     admin_address: Option<SocketAddr>,
     istiod_address: Option<String>,
+    in_effect_service_account: Option<String>,
+    #[serde(default, with = "humantime_serde")]
+    in_effect_grace: Option<Duration>,
     leader_elect: Option<bool>,
     lease_name: Option<String>,
     #[serde(default, with = "humantime_serde")]
@@ -127,6 +137,10 @@ pub struct Settings {
     pub admin_address: SocketAddr,
     /// Host and port of istiod's monitoring; empty: nobody is asked.
     pub istiod_address: String,
+    /// The ServiceAccount of the root namespace that istiod is asked by; empty: it is not asked.
+    pub in_effect_service_account: String,
+    /// How long proxies may lag behind.
+    pub in_effect_grace: Duration,
     /// Whether replicas elect one that writes.
     pub leader_elect: bool,
     /// The Lease that they are elected by.
@@ -147,6 +161,8 @@ impl Default for Settings {
             log_level: "info".to_owned(),
             admin_address: SocketAddr::from(([0, 0, 0, 0], 8080)),
             istiod_address: "istiod.istio-system.svc:15014".to_owned(),
+            in_effect_service_account: String::new(),
+            in_effect_grace: Duration::from_mins(1),
             leader_elect: true,
             lease_name: names::OPERATOR.to_owned(),
             timing: Timing::default(),
@@ -181,6 +197,8 @@ impl Settings {
             log_level,
             admin_address,
             istiod_address,
+            in_effect_service_account,
+            in_effect_grace,
             leader_elect,
             lease_name,
             lease_duration,
@@ -199,6 +217,10 @@ impl Settings {
             log_level: log_level.or(file.log_level).unwrap_or(default.log_level),
             admin_address: admin_address.or(file.admin_address).unwrap_or(default.admin_address),
             istiod_address: istiod_address.or(file.istiod_address).unwrap_or(default.istiod_address),
+            in_effect_service_account: in_effect_service_account
+                .or(file.in_effect_service_account)
+                .unwrap_or(default.in_effect_service_account),
+            in_effect_grace: in_effect_grace.or(file.in_effect_grace).unwrap_or(default.in_effect_grace),
             leader_elect: leader_elect.or(file.leader_elect).unwrap_or(default.leader_elect),
             lease_name: lease_name.or(file.lease_name).unwrap_or(default.lease_name),
             timing: Timing {
@@ -239,6 +261,11 @@ impl Settings {
             self.resync >= Duration::from_mins(1),
             "resync: {} is a load on the API server; set at least 1m",
             humantime::format_duration(self.resync)
+        );
+        let account = &self.in_effect_service_account;
+        ensure!(
+            account.is_empty() || is_dns(account),
+            "inEffectServiceAccount: {account:?} is no object's name; its namespace is Istio's root namespace"
         );
         ensure!(is_dns(&self.lease_name), "leaseName: {:?} is no object's name", self.lease_name);
         self.timing.check()?;
@@ -310,6 +337,8 @@ mod tests {
             "istiodAddress: istiod",
             "istiodAddress: http://istiod:15014",
             "istiodAddress: istiod:155014",
+            "inEffectServiceAccount: istio-system/reader",
+            "inEffectGrace: 5",
             "leaseName: A",
             "leaseDuration: 10s",
             "renewDeadline: 3s",

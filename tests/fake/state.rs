@@ -100,6 +100,7 @@ pub struct State {
     pub(super) barred: BTreeSet<(String, String)>,
     pub(super) looks: usize,
     pub(super) documents_read: usize,
+    pub(super) tokens: usize,
 }
 
 pub(super) fn merge(into: &mut Value, from: &Value) {

@@ -115,8 +115,13 @@ fn until_ended_by_itself(lab: &Lab, pod: &str) -> Result<()> {
     })
 }
 
-/// The operator's process in a pod: a container's host name is its pod's.
+/// The operator's process in a pod.
 fn process(lab: &Lab, pod: &str) -> Result<Pid> {
+    process_of(lab, pod, b"/resilience-operator\0run")
+}
+
+/// The process of a pod whose command line begins so: a container's host name is its pod's.
+pub(super) fn process_of(lab: &Lab, pod: &str, command: &[u8]) -> Result<Pid> {
     let inside = lab.sandbox().running()?.context("no lab runs")?.init;
     let space = |pid: &str, kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok();
     let host = space(&inside.to_string(), "net");
@@ -125,14 +130,14 @@ fn process(lab: &Lab, pod: &str) -> Result<Pid> {
         let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
         let named = environment.split(|byte| *byte == 0).any(|line| line == format!("HOSTNAME={pod}").as_bytes());
-        if words.starts_with(b"/resilience-operator\0run") && named && space(&pid, "net") != host {
+        if words.starts_with(command) && named && space(&pid, "net") != host {
             return Ok(Pid::from_raw(pid.parse()?));
         }
     }
     bail!("no process of pod {pod} was found")
 }
 
-fn signal(process: Pid, signal: Signal) -> Result<()> {
+pub(super) fn signal(process: Pid, signal: Signal) -> Result<()> {
     kill(process, signal).with_context(|| format!("{signal} cannot be sent to {process}"))
 }
 
