@@ -12,6 +12,7 @@
 pub mod audit;
 pub mod bench;
 pub mod cache;
+pub mod chaos;
 pub mod checkout;
 pub mod cli;
 pub mod cluster;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::chaos;
 use crate::checkout::Checkout;
 use crate::report::Report;
 
@@ -73,6 +74,8 @@ pub const ON_THE_LAB: &[Scenario] = &[
     Scenario { name: "a_killed_leader_is_followed_when_its_lease_is_over", run: leadership::killed },
     Scenario { name: "a_stopped_leader_that_wakes_up_writes_nothing", run: leadership::stopped_and_woken },
     Scenario { name: "a_leader_that_is_cut_off_ends_before_another_begins", run: leadership::cut_off },
+    Scenario { name: "chaos_guards_see_what_they_are_there_for", run: chaos::guards_see },
+    Scenario { name: "all_is_as_wanted_after_each_quick_fault", run: chaos::quick },
     Scenario { name: "what_is_declared_is_what_envoy_enforces", run: enforced::is_declared },
     Scenario { name: "diff_and_explain_say_what_the_operator_does", run: command_line::tells },
     Scenario { name: "two_labs_live_side_by_side", run: side_by_side::live },
