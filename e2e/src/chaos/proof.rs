@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::plan::{self, NAMESPACES, Wish, Wishes};
 use super::settle::judged;
-use super::stage::{SOON, Stage};
+use super::stage::{BYSTANDER, SOON, Stage};
 use crate::checkout::Checkout;
 use crate::lab::Lab;
 use crate::replicas;
@@ -122,20 +122,17 @@ fn write_of_a_standby(stage: &Stage) -> Result<()> {
     let leader = replicas::ready(&stage.lab)?;
     let pods = replicas::pods(&stage.lab)?;
     let standby = pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).find(|name| *name != leader);
-    let rule = ["patch", "destinationrule", &plan::name(0), "-n", plan::namespace(0), "--type=merge", "-p"];
-    let patch = r#"{"spec": {"exportTo": ["."]}}"#;
-    with_token_of(stage, standby.context("nobody stands by")?, &[&rule[..], &[patch]].concat())
+    with_token_of(stage, standby.context("nobody stands by")?, plan::namespace(0), &plan::name(0))
 }
 
 /// With the token of the one that leads.
 fn foreign_write(stage: &Stage) -> Result<()> {
     let leader = replicas::ready(&stage.lab)?;
-    let patch = r#"{"spec": {"exportTo": ["."]}}"#;
-    let words = ["patch", "destinationrule", super::stage::BYSTANDER, "-n", NAMESPACES[0], "--type=merge", "-p", patch];
-    with_token_of(stage, &leader, &words)
+    with_token_of(stage, &leader, NAMESPACES[0], BYSTANDER)
 }
 
-fn with_token_of(stage: &Stage, pod: &str, words: &[&str]) -> Result<()> {
+/// Writes a rule with the token of a pod. An apply, since that needs no right to read.
+fn with_token_of(stage: &Stage, pod: &str, namespace: &str, name: &str) -> Result<()> {
     let system = replicas::system(&stage.lab);
     let bound = ["--bound-object-kind=Pod", "--bound-object-name", pod];
     let token = system.run(&[&["create", "token", "resilience-operator"][..], &bound].concat())?;
@@ -144,6 +141,9 @@ fn with_token_of(stage: &Stage, pod: &str, words: &[&str]) -> Result<()> {
     // Without the administrator's certificate, which would go before the token.
     let mut command = stage.lab.inside("kubectl")?;
     command.args(["--kubeconfig=/dev/null", "--server", &server, "--token", token.trim()]);
-    command.arg("--certificate-authority").arg(authority).args(words);
-    crate::run::check(&mut command).map(drop)
+    command.arg("--certificate-authority").arg(authority);
+    command.args(["apply", "--server-side", "--field-manager=chaos", "--validate=false", "-n", namespace, "-f", "-"]);
+    let rule = json!({"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": {"name": name},
+        "spec": {"exportTo": ["."]}});
+    check_with_input(&mut command, &rule.to_string()).map(drop)
 }
