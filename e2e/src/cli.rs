@@ -17,7 +17,7 @@ use crate::doctor::{self, Finding};
 use crate::lab::{Lab, Options};
 use crate::report::Report;
 use crate::sandbox;
-use crate::{bench, demo, measured, operator, scenarios, suite, workloads};
+use crate::{bench, chaos, demo, measured, operator, scenarios, suite, workloads};
 
 /// A real Kubernetes node with real Istio, in namespaces of its own.
 #[derive(Debug, Parser)]
@@ -64,11 +64,19 @@ enum Task {
         #[arg(long)]
         list: bool,
     },
+    /// The operator under faults drawn from a seed, while a watcher looks for what must never be
+    Chaos(chaos::Chaos),
     /// Compare figures that a test must not judge; no lab need be up
     Bench {
         /// What to compare
         #[command(subcommand)]
         what: Benchmark,
+    },
+    /// The proxy of chaos runs
+    #[command(name = chaos::proxy::COMMAND, hide = true)]
+    ChaosProxy {
+        /// The folder of the lab's state
+        state: PathBuf,
     },
     /// The lab's own process 1
     #[command(name = sandbox::INIT_COMMAND, hide = true)]
@@ -149,6 +157,8 @@ pub fn main() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Measured { names, list: false } => measured::run(&Checkout::find()?, &names),
+        Task::Chaos(chaos) => chaos::main(&chaos),
+        Task::ChaosProxy { state } => chaos::proxy::server::main(&state).map(|()| ExitCode::SUCCESS),
         Task::Bench { what: Benchmark::Load { rounds, seconds } } => {
             bench::load(&Checkout::find()?, rounds.into(), seconds).map(|()| ExitCode::SUCCESS)
         }

@@ -35,7 +35,8 @@ pub const CONTROL_PLANE: usize = 3;
 /// How long a daemon may take on a slow and busy machine.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-const CONTAINERD_SOCKET: &str = "/run/lab/containerd.sock";
+/// Where containerd listens, inside the sandbox.
+pub const CONTAINERD_SOCKET: &str = "/run/lab/containerd.sock";
 
 /// The node of one checkout's lab.
 #[derive(Debug)]

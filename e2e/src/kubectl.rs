@@ -70,6 +70,20 @@ impl Kubectl {
         Ok(command)
     }
 
+    /// A kubectl command that runs until it is killed.
+    ///
+    /// # Errors
+    /// When no lab runs.
+    pub fn endless(&self, args: &[&str]) -> Result<Command> {
+        let mut command = self.sandbox.enter_network("env")?;
+        command
+            .arg(format!("KUBECONFIG={}", self.kubeconfig.display()))
+            .arg(format!("PATH={}", self.path))
+            .arg("kubectl")
+            .args(args);
+        Ok(command)
+    }
+
     /// Runs kubectl; it must succeed.
     ///
     /// # Errors

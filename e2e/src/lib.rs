@@ -9,12 +9,15 @@
 //!
 //! The lab starts, stops and pins versions; it judges nothing but that it stands. Scenarios judge.
 
+pub mod audit;
 pub mod bench;
 pub mod cache;
+pub mod chaos;
 pub mod checkout;
 pub mod cli;
 pub mod cluster;
 pub mod config_dump;
+pub mod daemons;
 pub mod demo;
 pub mod doctor;
 pub mod envoy;
@@ -31,6 +34,7 @@ pub mod operator;
 pub mod oracle;
 pub mod parts;
 pub mod pki;
+pub mod replicas;
 pub mod report;
 pub mod run;
 pub mod sandbox;

@@ -2,7 +2,7 @@
 //! the service account that everyone else gets.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -22,6 +22,9 @@ pub const IMAGE: &str = "docker.io/lab/resilience-operator:dev";
 /// Our load generator in a pod that otherwise only waits; the operator's image holds nothing that waits.
 pub const LOADER_IMAGE: &str = "docker.io/lab/loader:dev";
 
+/// The operator as it was at another commit: the same image under another tag.
+pub const PREVIOUS_IMAGE: &str = "docker.io/lab/resilience-operator:previous";
+
 /// Where the operator lives.
 pub const NAMESPACE: &str = "resilience-system";
 
@@ -34,11 +37,38 @@ const USER: u32 = 65532;
 /// # Errors
 /// What cargo says.
 pub fn build(checkout: &Checkout, report: &Report) -> Result<PathBuf> {
+    build_in(checkout, checkout.root(), "build the operator", report)
+}
+
+/// Builds the operator as it was at a commit, and puts it into an image under another tag. Beside the present
+/// one's files, whose dependencies it shares, so whoever wants the present one builds it afterwards.
+///
+/// # Errors
+/// When there is no such commit, or what cargo or the image says.
+pub fn build_previous(checkout: &Checkout, revision: &str, report: &Report) -> Result<PathBuf> {
+    let folder = checkout.root().join("target/previous");
+    let sources = folder.join("sources");
+    if sources.exists() {
+        fs::remove_dir_all(&sources).with_context(|| format!("{} cannot be removed", sources.display()))?;
+    }
+    fs::create_dir_all(&sources)?;
+    let archive = folder.join("sources.tar");
+    let mut git = Command::new("git");
+    git.arg("-C").arg(checkout.root()).args(["archive", "--output"]).arg(&archive).arg(revision);
+    check(&mut git).with_context(|| format!("there is no commit {revision}"))?;
+    tar::Archive::new(fs::File::open(&archive)?).unpack(&sources)?;
+    let binary = build_in(checkout, &sources, "build the operator as it was", report)?;
+    let tar = folder.join("operator.tar");
+    Image::new(PREVIOUS_IMAGE, &["/resilience-operator"], USER).file("resilience-operator", binary).write(&tar)?;
+    Ok(tar)
+}
+
+fn build_in(checkout: &Checkout, sources: &Path, what: &str, report: &Report) -> Result<PathBuf> {
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    report.step("build the operator", || {
+    report.step(what, || {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         let variable = format!("CARGO_TARGET_{}_RUSTFLAGS", target.to_uppercase().replace('-', "_"));
-        cargo.current_dir(checkout.root()).env_remove("RUSTFLAGS").env(variable, "-C target-feature=+crt-static");
+        cargo.current_dir(sources).env_remove("RUSTFLAGS").env(variable, "-C target-feature=+crt-static");
         cargo.args(["build", "--locked", "--package", "resilience-operator", "--bin", "resilience-operator"]);
         cargo
             .args(["--profile", "lab", "--target", &target, "--target-dir"])

@@ -135,6 +135,21 @@ impl Sandbox {
         Ok(command)
     }
 
+    /// A command that only sees the network of the inside: it is a child of the caller, and ends when the
+    /// caller kills it, which what [`Sandbox::enter`] starts does not.
+    ///
+    /// # Errors
+    /// When the sandbox does not run.
+    pub fn enter_network(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
+        let Some(running) = self.running()? else {
+            bail!("no lab is running in {}: `cargo lab up` starts one", self.checkout.root().display());
+        };
+        let mut command = Command::new("nsenter");
+        command.arg("--net").arg("--target").arg(running.init.to_string());
+        command.args(["--", "env", "NO_PROXY=*", "no_proxy=*"]).arg(program);
+        Ok(command)
+    }
+
     /// Starts a daemon inside, detached: its parent is process 1, its words go to its log.
     ///
     /// # Errors

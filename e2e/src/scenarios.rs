@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::chaos;
 use crate::checkout::Checkout;
 use crate::report::Report;
 
@@ -78,6 +79,8 @@ pub const ON_THE_LAB: &[Scenario] = &[
     Scenario { name: "a_leader_that_is_cut_off_ends_before_another_begins", run: leadership::cut_off },
     Scenario { name: "proxies_of_two_istiods_are_counted_and_laggards_named", run: in_effect::counts },
     Scenario { name: "what_counts_instead_and_what_a_proxy_refuses_is_told", run: in_effect::names },
+    Scenario { name: "chaos_guards_see_what_they_are_there_for", run: chaos::guards_see },
+    Scenario { name: "all_is_as_wanted_after_each_quick_fault", run: chaos::quick },
     Scenario { name: "diff_and_explain_say_what_the_operator_does", run: command_line::tells },
     Scenario { name: "two_labs_live_side_by_side", run: side_by_side::live },
     // While its hundreds of namespaces go, which takes minutes, new pods start slowly: what comes next needs none.

@@ -8,12 +8,12 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::leadership::{process_of, signal};
 use super::stage::{PORT, SOON, Stage, on_stage};
 use crate::checkout::Checkout;
 use crate::cluster::manifest;
 use crate::kubectl::Kubectl;
 use crate::lab::Lab;
+use crate::replicas::{process_of, signal};
 use crate::namespace::with_namespace;
 use crate::operator;
 use crate::wait::Seen;

@@ -2,22 +2,20 @@
 //! moment do both write. Judged at the API server's audit log, which has the pod and the time of each
 //! write; a policy is edited all the while, so that there is always something to write.
 
-use std::fmt;
-use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use serde_json::{Value, json};
+use nix::sys::signal::Signal;
+use serde_json::json;
 
 use super::stage::{SOON, policy};
+use crate::audit::{self, Write};
 use crate::checkout::Checkout;
 use crate::kubectl::Kubectl;
 use crate::lab::Lab;
 use crate::namespace::with_namespace;
-use crate::operator;
+use crate::replicas::{leader, process, ready, signal, system};
 use crate::run::check;
 use crate::wait::{self, Seen};
 
@@ -80,18 +78,6 @@ pub fn cut_off(checkout: &Checkout) -> Result<()> {
     })
 }
 
-fn system(lab: &Lab) -> Kubectl {
-    lab.namespace(operator::NAMESPACE)
-}
-
-/// The pod that leads.
-fn leader(lab: &Lab) -> Result<Option<String>> {
-    let found =
-        system(lab).try_run(&["get", "lease", "resilience-operator", "-o", "jsonpath={.spec.holderIdentity}"])?;
-    // Behind the pod's name stands a number of the process.
-    Ok(found.stdout.rsplit_once('_').map(|(pod, _)| pod.to_owned()))
-}
-
 fn until_another_leads(lab: &Lab, before: &str) -> Result<()> {
     wait::until("another replica leads", SOON, || {
         let now = leader(lab)?;
@@ -115,32 +101,6 @@ fn until_ended_by_itself(lab: &Lab, pod: &str) -> Result<()> {
     })
 }
 
-/// The operator's process in a pod.
-fn process(lab: &Lab, pod: &str) -> Result<Pid> {
-    process_of(lab, pod, b"/resilience-operator\0run")
-}
-
-/// The process of a pod whose command line begins so: a container's host name is its pod's.
-pub(super) fn process_of(lab: &Lab, pod: &str, command: &[u8]) -> Result<Pid> {
-    let inside = lab.sandbox().running()?.context("no lab runs")?.init;
-    let space = |pid: &str, kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok();
-    let host = space(&inside.to_string(), "net");
-    for entry in fs::read_dir("/proc")?.filter_map(Result::ok) {
-        let pid = entry.file_name().to_string_lossy().into_owned();
-        let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-        let named = environment.split(|byte| *byte == 0).any(|line| line == format!("HOSTNAME={pod}").as_bytes());
-        if words.starts_with(command) && named && space(&pid, "net") != host {
-            return Ok(Pid::from_raw(pid.parse()?));
-        }
-    }
-    bail!("no process of pod {pod} was found")
-}
-
-pub(super) fn signal(process: Pid, signal: Signal) -> Result<()> {
-    kill(process, signal).with_context(|| format!("{signal} cannot be sent to {process}"))
-}
-
 /// Nothing goes from a pod to the API server any more, or back; until [`heal`].
 fn cut(lab: &Lab, address: &str) -> Result<()> {
     let commands = format!(
@@ -155,27 +115,6 @@ fn cut(lab: &Lab, address: &str) -> Result<()> {
 
 fn heal(lab: &Lab) -> Result<()> {
     check(lab.inside("nft")?.arg("delete table inet cut-off")).map(drop)
-}
-
-/// Both replicas are there, one of them leads, and none was ended lately.
-fn ready(lab: &Lab) -> Result<String> {
-    let system = system(lab);
-    system.rolled_out("deployment", SOON * 2)?;
-    system.until("two replicas are ready, and one of them leads", SOON, |kubectl| {
-        let pods = kubectl.json(&["get", "pods", "-l", "app.kubernetes.io/name=resilience-operator"])?;
-        let living: Vec<&str> = pods["items"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter(|pod| pod["metadata"].get("deletionTimestamp").is_none())
-            .filter(|pod| pod["status"]["containerStatuses"][0]["ready"] == true)
-            .filter_map(|pod| pod["metadata"]["name"].as_str())
-            .collect();
-        Ok(match leader(lab)? {
-            Some(leader) if living.len() == 2 && living.contains(&leader.as_str()) => Seen::Done(leader),
-            other => Seen::NotYet(format!("{living:?}, {other:?}")),
-        })
-    })
 }
 
 /// New pods, so that an exit of an earlier scenario is not taken for one of this.
@@ -220,7 +159,7 @@ fn hand_over(
             bail!("no other replica was at work within {} s", SOON.as_secs() * 2)
         })?;
         applied(kubectl, edits)?;
-        judge(&writes(checkout, begun)?, &leader, shortest, longest)
+        judge(&audit::writes(checkout, begun)?, &leader, shortest, longest)
     })
 }
 
@@ -245,56 +184,18 @@ fn applied(kubectl: &Kubectl, edits: u64) -> Result<()> {
     })
 }
 
-/// A write at the API server: by which pod, and from when to when.
-#[derive(Clone)]
-struct Write {
-    pod: String,
-    from: Timestamp,
-    to: Timestamp,
-    what: String,
-}
-
-impl fmt::Display for Write {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pod, from, to, what } = self;
-        write!(f, "{what} by {pod} from {from} to {to}")
-    }
-}
-
-/// Every write of the operator since then, but those that say who leads, by time.
-fn writes(checkout: &Checkout, since: Timestamp) -> Result<Vec<Write>> {
-    let path = checkout.logs().join("audit.log");
-    let text = fs::read_to_string(&path).with_context(|| format!("the audit log {} cannot be read", path.display()))?;
-    let mut writes = Vec::new();
-    // The last line may be half written.
-    for entry in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
-        let what = format!("{} {}", entry["verb"], entry["requestURI"]);
-        let time = |field: &str| entry[field].as_str().and_then(|text| text.parse::<Timestamp>().ok());
-        let (Some(from), Some(to)) = (time("requestReceivedTimestamp"), time("stageTimestamp")) else { continue };
-        let about_leading = what.contains("/leases") || what.contains(&format!("/{}/events", operator::NAMESPACE));
-        if from < since || about_leading {
-            continue;
-        }
-        let pod = entry["user"]["extra"]["authentication.kubernetes.io/pod-name"][0].as_str();
-        let pod = pod.with_context(|| format!("the audit log does not say which pod wrote: {entry}"))?.to_owned();
-        writes.push(Write { pod, from, to, what });
-    }
-    writes.sort_by_key(|write| write.from);
-    Ok(writes)
-}
-
 fn last_writer(checkout: &Checkout, since: Timestamp) -> Result<Option<String>> {
-    Ok(writes(checkout, since)?.last().map(|write| write.pod.clone()))
+    Ok(audit::writes(checkout, since)?.last().and_then(|write| write.pod.clone()))
 }
 
 /// The old leader's writes are over before another's begin, and the gap between is within bounds.
 fn judge(writes: &[Write], leader: &str, shortest: Duration, longest: Duration) -> Result<()> {
-    let (old, new): (Vec<&Write>, Vec<&Write>) = writes.iter().partition(|write| write.pod == leader);
+    let (old, new): (Vec<&Write>, Vec<&Write>) = writes.iter().partition(|write| write.pod.as_deref() == Some(leader));
     let (Some(last), Some(first)) = (old.iter().max_by_key(|write| write.to), new.first()) else {
         bail!("{} writes of the old leader, {} of the new one", old.len(), new.len());
     };
     ensure!(last.to <= first.from, "two wrote at a time: {last} and {first}");
-    let pods: std::collections::BTreeSet<&str> = new.iter().map(|write| write.pod.as_str()).collect();
+    let pods: std::collections::BTreeSet<&str> = new.iter().filter_map(|write| write.pod.as_deref()).collect();
     ensure!(pods.len() == 1, "several followed: {pods:?}");
     let gap = Duration::try_from(first.from.duration_since(last.to)).context("the gap is negative")?;
     println!("{} writes, then none for {:.1} s, then {}", old.len(), gap.as_secs_f64(), new.len());
@@ -309,7 +210,15 @@ mod tests {
 
     fn write(pod: &str, from: i64, to: i64) -> Write {
         let time = |ms| Timestamp::from_millisecond(ms).unwrap();
-        Write { pod: pod.to_owned(), from: time(from), to: time(to), what: String::new() }
+        Write {
+            pod: Some(pod.to_owned()),
+            from: time(from),
+            to: time(to),
+            verb: String::new(),
+            uri: String::new(),
+            code: 200,
+            holder: None,
+        }
     }
 
     fn judged(writes: &[Write]) -> Result<()> {
