@@ -9,6 +9,7 @@
 //!
 //! The lab starts, stops and pins versions; it judges nothing but that it stands. Scenarios judge.
 
+pub mod audit;
 pub mod bench;
 pub mod cache;
 pub mod checkout;

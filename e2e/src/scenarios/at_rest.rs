@@ -1,12 +1,12 @@
 //! At rest nothing is written: counted at the API server, in the audit log of the operator's account.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::stage::{SOON, policy};
+use crate::audit::{Request, writes};
 use crate::checkout::Checkout;
 use crate::lab::Lab;
 use crate::namespace::with_namespace;
@@ -50,7 +50,7 @@ pub fn nothing_is_written(checkout: &Checkout) -> Result<()> {
             ensure!(
                 now.len() == settled,
                 "written at rest:\n{}",
-                now[settled..].iter().map(line).collect::<Vec<_>>().join("\n")
+                now[settled..].iter().map(Request::to_string).collect::<Vec<_>>().join("\n")
             );
             Ok(if start.elapsed() >= REST { Seen::Done(()) } else { Seen::NotYet(format!("{:?}", start.elapsed())) })
         })
@@ -71,25 +71,6 @@ fn settled(checkout: &Checkout) -> Result<usize> {
             Seen::NotYet(format!("{now} writes"))
         })
     })
-}
-
-/// Every write of the operator's account that the API server has logged, but renewals of its lease.
-fn writes(checkout: &Checkout) -> Result<Vec<Value>> {
-    let path = checkout.logs().join("audit.log");
-    let text = fs::read_to_string(&path).with_context(|| format!("the audit log {} cannot be read", path.display()))?;
-    let entries = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    Ok(entries
-        .filter(|entry| {
-            // The lease is renewed at rest as well: that is what it is for.
-            let about_lease = entry["requestURI"].as_str().is_some_and(|uri| uri.contains("/leases/"));
-            let verbs = ["create", "update", "patch", "delete", "deletecollection"];
-            !about_lease && verbs.iter().any(|verb| entry["verb"] == *verb)
-        })
-        .collect())
-}
-
-fn line(entry: &Value) -> String {
-    format!("{} {} {}", entry["verb"], entry["requestURI"], entry["requestReceivedTimestamp"])
 }
 
 fn ready(object: &Value) -> bool {

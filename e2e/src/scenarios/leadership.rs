@@ -10,9 +10,10 @@ use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::stage::{SOON, policy};
+use crate::audit;
 use crate::checkout::Checkout;
 use crate::kubectl::Kubectl;
 use crate::lab::Lab;
@@ -258,21 +259,14 @@ impl fmt::Display for Write {
 
 /// Every write of the operator since then, but those that say who leads, by time.
 fn writes(checkout: &Checkout, since: Timestamp) -> Result<Vec<Write>> {
-    let path = checkout.logs().join("audit.log");
-    let text = fs::read_to_string(&path).with_context(|| format!("the audit log {} cannot be read", path.display()))?;
     let mut writes = Vec::new();
-    // The last line may be half written.
-    for entry in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
-        let what = format!("{} {}", entry["verb"], entry["requestURI"]);
-        let time = |field: &str| entry[field].as_str().and_then(|text| text.parse::<Timestamp>().ok());
-        let (Some(from), Some(to)) = (time("requestReceivedTimestamp"), time("stageTimestamp")) else { continue };
-        let about_leading = what.contains("/leases") || what.contains(&format!("/{}/events", operator::NAMESPACE));
-        if from < since || about_leading {
+    for request in audit::writes(checkout)?.into_iter().filter(|request| request.from >= since) {
+        if request.uri.contains(&format!("/{}/events", operator::NAMESPACE)) {
             continue;
         }
-        let pod = entry["user"]["extra"]["authentication.kubernetes.io/pod-name"][0].as_str();
-        let pod = pod.with_context(|| format!("the audit log does not say which pod wrote: {entry}"))?.to_owned();
-        writes.push(Write { pod, from, to, what });
+        let what = format!("{} {}", request.verb, request.uri);
+        let pod = request.pod.with_context(|| format!("the audit log does not say which pod wrote: {what}"))?;
+        writes.push(Write { pod, from: request.from, to: request.to, what });
     }
     writes.sort_by_key(|write| write.from);
     Ok(writes)
