@@ -26,10 +26,10 @@ pub struct Request {
     pub namespace: Option<String>,
     /// As it was sent.
     pub uri: String,
-    /// Whether the account may do it.
-    pub allowed: bool,
-    /// The answer's code.
+    /// The answer's code; a watch that has begun has 200.
     pub code: i64,
+    /// What a refusal says.
+    pub message: String,
     /// When it came.
     pub from: Timestamp,
     /// When it was answered.
@@ -41,6 +41,13 @@ impl Request {
     #[must_use]
     pub fn is_write(&self) -> bool {
         ["create", "update", "patch", "delete", "deletecollection"].contains(&self.verb.as_str())
+    }
+
+    /// Whether the account may not do it. Also where the rule of another verb is missing: an apply that
+    /// would create is a `patch` here, and refused for want of `create`.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        self.code == 403
     }
 
     /// Whether it is about who leads.
@@ -68,8 +75,8 @@ impl Request {
             what,
             namespace: text("/objectRef/namespace").map(str::to_owned),
             uri: uri.to_owned(),
-            allowed: text("/annotations/authorization.k8s.io~1decision")? == "allow",
             code: entry.pointer("/responseStatus/code").and_then(Value::as_i64).unwrap_or_default(),
+            message: text("/responseStatus/message").unwrap_or_default().to_owned(),
             from: time("/requestReceivedTimestamp")?,
             to: time("/stageTimestamp")?,
         })
@@ -118,7 +125,6 @@ mod tests {
             "objectRef": {"resource": "resiliences", "namespace": "shop", "name": "a", "apiGroup": "resilience.dev", "subresource": "status"},
             "responseStatus": {"code": 200},
             "requestReceivedTimestamp": "2026-01-01T00:00:00.000000Z", "stageTimestamp": "2026-01-01T00:00:01.000000Z",
-            "annotations": {"authorization.k8s.io/decision": "allow"},
         });
         entry.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         entry
@@ -130,13 +136,14 @@ mod tests {
         assert_eq!(request.account, "resilience-operator");
         assert_eq!(request.pod.as_deref(), Some("operator-1"));
         assert_eq!((request.verb.as_str(), request.what.as_str()), ("patch", "resilience.dev/resiliences/status"));
-        assert!(request.allowed && request.is_write() && !request.is_about_lease());
+        assert!(!request.is_denied() && request.is_write() && !request.is_about_lease());
         let denied = Request::read(&entry(&serde_json::json!({
             "verb": "list", "objectRef": {"resource": "services"},
-            "annotations": {"authorization.k8s.io/decision": "forbid"},
+            "responseStatus": {"code": 403, "message": "services is forbidden"},
         })));
         let denied = denied.unwrap();
-        assert_eq!((denied.what.as_str(), denied.allowed, denied.is_write()), ("/services", false, false));
+        assert_eq!((denied.what.as_str(), denied.is_denied(), denied.is_write()), ("/services", true, false));
+        assert_eq!(denied.message, "services is forbidden");
     }
 
     #[test]
