@@ -19,8 +19,8 @@ pub struct Request {
     pub pod: Option<String>,
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete` …
     pub verb: String,
-    /// `GROUP/RESOURCE` or `GROUP/RESOURCE/SUBRESOURCE`, the core group being empty; for what is no
-    /// resource its path: `/openapi/v3`.
+    /// `GROUP/RESOURCE`, of the core group `RESOURCE` alone, with `/SUBRESOURCE` behind it where there is one;
+    /// for what is no resource its path: `/openapi/v3`.
     pub what: String,
     /// The object's namespace, if it has one.
     pub namespace: Option<String>,
@@ -63,9 +63,9 @@ impl Request {
         let what = text("/objectRef/resource").map_or_else(
             || uri.split('?').next().unwrap_or_default().to_owned(),
             |resource| {
-                let group = text("/objectRef/apiGroup").unwrap_or_default();
+                let group = text("/objectRef/apiGroup").map(|group| format!("{group}/")).unwrap_or_default();
                 let below = text("/objectRef/subresource").map(|below| format!("/{below}")).unwrap_or_default();
-                format!("{group}/{resource}{below}")
+                format!("{group}{resource}{below}")
             },
         );
         Some(Self {
@@ -142,7 +142,7 @@ mod tests {
             "responseStatus": {"code": 403, "message": "services is forbidden"},
         })));
         let denied = denied.unwrap();
-        assert_eq!((denied.what.as_str(), denied.is_denied(), denied.is_write()), ("/services", true, false));
+        assert_eq!((denied.what.as_str(), denied.is_denied(), denied.is_write()), ("services", true, false));
         assert_eq!(denied.message, "services is forbidden");
     }
 

@@ -135,6 +135,20 @@ impl Sandbox {
         Ok(command)
     }
 
+    /// A command with the sandbox's network and files that is a child of the caller all the same: ending it ends
+    /// it, and not only what entered.
+    ///
+    /// # Errors
+    /// When no lab runs.
+    pub fn beside(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
+        let Some(running) = self.running()? else {
+            bail!("no lab is running in {}: `cargo lab up` starts one", self.checkout.root().display());
+        };
+        let mut command = Command::new("nsenter");
+        command.args(["--net", "--mount", "--target"]).arg(running.init.to_string()).arg("--").arg(program);
+        Ok(command)
+    }
+
     /// Starts a daemon inside, detached: its parent is process 1, its words go to its log.
     ///
     /// # Errors

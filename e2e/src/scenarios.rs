@@ -9,6 +9,7 @@ use crate::checkout::Checkout;
 use crate::report::Report;
 
 pub mod at_rest;
+pub mod authors;
 pub mod calls;
 pub mod command_line;
 pub mod corpus;
@@ -23,8 +24,11 @@ pub mod leaves_nothing;
 pub mod lifecycle;
 pub mod limits;
 pub mod merge;
+pub mod namespaced;
 pub mod neighbours;
 pub mod raw_sample;
+pub mod reach;
+pub mod rights;
 pub mod server_side;
 pub mod side_by_side;
 pub mod stage;
@@ -73,6 +77,18 @@ pub const ON_THE_LAB: &[Scenario] = &[
     Scenario { name: "a_killed_leader_is_followed_when_its_lease_is_over", run: leadership::killed },
     Scenario { name: "a_stopped_leader_that_wakes_up_writes_nothing", run: leadership::stopped_and_woken },
     Scenario { name: "a_leader_that_is_cut_off_ends_before_another_begins", run: leadership::cut_off },
+    Scenario { name: "every_right_is_used_and_none_is_missing", run: rights::are_all_used },
+    Scenario { name: "without_any_right_something_breaks", run: rights::without::each_breaks_something },
+    Scenario {
+        name: "an_operator_for_some_namespaces_works_with_roles_alone",
+        run: namespaced::works_with_roles_alone,
+    },
+    Scenario { name: "a_policy_reaches_nobody_elses_host", run: reach::is_its_own_namespace },
+    Scenario { name: "only_who_may_write_what_is_generated_writes_a_policy", run: authors::need_the_rights },
+    Scenario {
+        name: "a_pod_that_is_worse_than_the_operators_is_not_admitted",
+        run: authors::pods_beside_the_operator_are_restricted,
+    },
     Scenario { name: "what_is_declared_is_what_envoy_enforces", run: enforced::is_declared },
     Scenario { name: "diff_and_explain_say_what_the_operator_does", run: command_line::tells },
     Scenario { name: "two_labs_live_side_by_side", run: side_by_side::live },
