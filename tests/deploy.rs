@@ -102,8 +102,7 @@ fn the_operator_has_no_secrets_no_pods_no_exec_and_no_way_to_more_rights() {
             assert!(resource != "resiliences" || reads, "{right}: a policy is its author's, but for its status");
             assert!(whole != "namespaces" || reads, "{right}");
         }
-        let rules = role["rules"].as_array().into_iter().flatten();
-        assert!(rules.clone().all(|rule| rule.get("nonResourceURLs").is_none()), "deploy/{file}: {role}");
+        assert!(!role.to_string().contains("nonResourceURLs"), "deploy/{file}: {role}");
     }
 }
 
@@ -142,7 +141,7 @@ fn nothing_of_the_cluster_gives_a_namespaced_operator_a_right() {
         .collect();
     let base = texts(&documents("deploy/kustomization.yaml")[0]["resources"]);
     let mut found = 0;
-    for file in base.iter().filter(|file| file.ends_with(".yaml")) {
+    for file in base.iter().filter(|file| Path::new(file).extension().is_some()) {
         for document in documents(format!("deploy/{file}")).into_iter().filter(is_cluster) {
             let gone = json!({"$patch": "delete", "apiVersion": document["apiVersion"], "kind": document["kind"],
                 "metadata": {"name": document["metadata"]["name"]}});

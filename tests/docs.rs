@@ -1,5 +1,7 @@
 //! Every warning has its page, and every page its warning.
 
+use std::path::Path;
+
 use resilience_operator::api::warnings::Code;
 
 use crate::support::{files, name, read, root};
@@ -44,7 +46,7 @@ fn every_test_that_the_threat_model_names_is_there() {
                 assert!(test.is_empty() || read(file).contains(&format!("fn {test}(")), "SECURITY.md names {quote}");
                 folder = file.rsplit_once('/').map_or_else(String::new, |(folder, _)| folder.to_owned());
                 named += 1;
-            } else if file.ends_with(".yaml") {
+            } else if Path::new(file).extension().is_some_and(|end| end == "yaml") {
                 assert!(root().join(&folder).join(file).exists(), "SECURITY.md names {file}");
                 named += 1;
             } else if file.matches('_').count() >= 3 {

@@ -49,7 +49,7 @@ enum Task {
         #[arg(long)]
         picture: Option<PathBuf>,
     },
-    /// What the shipped binary is made of, as CycloneDX
+    /// What the shipped binary is made of, as a list in JSON for other tools
     Sbom,
     /// Everything that can be wrong: format, lints, unit tests, then scenarios on a lab
     Test,

@@ -1,5 +1,5 @@
 //! What the shipped binary is made of. In: a checkout. Out: whether its dependencies are ones that `deny.toml`
-//! allows, and a list of them as CycloneDX; by cargo's own plug-ins, built from their registry into the cache.
+//! allows, and a list of them as `CycloneDX` has it; by cargo's own plug-ins, built from their registry into the cache.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -62,7 +62,7 @@ pub fn deny(checkout: &Checkout, report: &Report) -> Result<()> {
     Ok(())
 }
 
-/// Writes the list of what the shipped binary is made of, as CycloneDX 1.5 in JSON, and gives its place. It
+/// Writes the list of what the shipped binary is made of, as `CycloneDX` 1.5 in JSON, and gives its place. It
 /// names every package that cargo builds into the binary, and none that is not in Cargo.lock.
 ///
 /// # Errors

@@ -137,21 +137,21 @@ pub fn pods_beside_the_operator_are_restricted(checkout: &Checkout) -> Result<()
     let create = |yaml: &str| finish_with_input(&mut system.command(&["create", "--dry-run=server", "-f", "-"])?, yaml);
     let as_it_is = create(&pod(&|_| ()))?;
     ensure!(as_it_is.status.success(), "the operator's own pod is refused: {}", as_it_is.all());
-    let container =
-        |spec: &mut Value, field: &str, value: Value| spec["containers"][0]["securityContext"][field] = value;
-    let worse: [(&str, &dyn Fn(&mut Value)); 7] = [
-        ("runs as root", &|spec| {
-            spec["securityContext"] = json!({"runAsUser": 0, "seccompProfile": {"type": "RuntimeDefault"}})
+    let worse: [(&str, Change); 7] = [
+        ("runs as root", |spec| {
+            spec["securityContext"] = json!({"runAsUser": 0, "seccompProfile": {"type": "RuntimeDefault"}});
         }),
-        ("may gain privileges", &|spec| container(spec, "allowPrivilegeEscalation", json!(true))),
-        ("keeps capabilities", &|spec| container(spec, "capabilities", json!({}))),
-        ("is privileged", &|spec| container(spec, "privileged", json!(true))),
-        ("has no seccomp profile", &|spec| spec["securityContext"] = json!({"runAsNonRoot": true, "runAsUser": 65532})),
-        ("has the node's network", &|spec| spec["hostNetwork"] = json!(true)),
-        ("has the node's files", &|spec| spec["volumes"] = json!([{"name": "node", "hostPath": {"path": "/"}}])),
+        ("may gain privileges", |spec| of_container(spec, "allowPrivilegeEscalation", json!(true))),
+        ("keeps capabilities", |spec| of_container(spec, "capabilities", json!({}))),
+        ("is privileged", |spec| of_container(spec, "privileged", json!(true))),
+        ("has no seccomp profile", |spec| {
+            spec["securityContext"] = json!({"runAsNonRoot": true, "runAsUser": 65532});
+        }),
+        ("has the node's network", |spec| spec["hostNetwork"] = json!(true)),
+        ("has the node's files", |spec| spec["volumes"] = json!([{"name": "node", "hostPath": {"path": "/"}}])),
     ];
     for (what, change) in worse {
-        let answer = create(&pod(change))?;
+        let answer = create(&pod(&change))?;
         let by_standard = answer.all().contains("violates PodSecurity \"restricted");
         ensure!(
             !answer.status.success() && by_standard,
@@ -160,4 +160,11 @@ pub fn pods_beside_the_operator_are_restricted(checkout: &Checkout) -> Result<()
         );
     }
     Ok(())
+}
+
+/// What is worse about a pod.
+type Change = fn(&mut Value);
+
+fn of_container(spec: &mut Value, field: &str, value: Value) {
+    spec["containers"][0]["securityContext"][field] = value;
 }

@@ -45,16 +45,16 @@ fn entry_of_two(home: &Kubectl, away: &Kubectl) -> Result<()> {
     home.apply(&entry("ours"))?;
     home.apply(&for_target("ours", &json!({"group": "networking.istio.io", "kind": "ServiceEntry", "name": "ours"})))?;
     // The host is declared at home alone, and exported to all.
-    until_timeout(home, &host, 80, |timeout| timeout == Some(OURS))?;
-    until_timeout(away, &host, 80, |timeout| timeout == Some(OURS))?;
+    until_timeout(home, &host, |timeout| timeout == Some(OURS))?;
+    until_timeout(away, &host, |timeout| timeout == Some(OURS))?;
     // Who declares it himself calls what is his.
     away.apply(&entry("theirs"))?;
-    until_timeout(away, &host, 80, |timeout| timeout.is_some_and(|timeout| timeout != OURS))?;
-    until_timeout(home, &host, 80, |timeout| timeout == Some(OURS))?;
+    until_timeout(away, &host, |timeout| timeout.is_some_and(|timeout| timeout != OURS))?;
+    until_timeout(home, &host, |timeout| timeout == Some(OURS))?;
     let warnings = home.json(&["get", "resilience", "ours"])?["status"]["warnings"].to_string();
     ensure!(warnings.contains("RES036") && warnings.contains("/theirs"), "the policy does not say whose: {warnings}");
     away.run(&["delete", "serviceentry", "theirs"])?;
-    until_timeout(away, &host, 80, |timeout| timeout == Some(OURS))
+    until_timeout(away, &host, |timeout| timeout == Some(OURS))
 }
 
 fn exported_home(home: &Kubectl, away: &Kubectl) -> Result<()> {
@@ -64,9 +64,9 @@ fn exported_home(home: &Kubectl, away: &Kubectl) -> Result<()> {
         "spec": {"ports": [{"name": "http", "port": 80}]}});
     home.apply(&service.to_string())?;
     home.apply(&for_target("private", &json!({"kind": "Service", "name": "private"})))?;
-    until_timeout(home, &host, 80, |timeout| timeout == Some(OURS))?;
+    until_timeout(home, &host, |timeout| timeout == Some(OURS))?;
     // As before: a client away does not know the host at all.
-    until_timeout(away, &host, 80, |timeout| timeout.is_none())?;
+    until_timeout(away, &host, |timeout| timeout.is_none())?;
     let routes = home.json(&["get", "virtualservice", "private"])?;
     ensure!(routes["spec"]["exportTo"] == json!(["."]), "the routes are for all: {}", routes["spec"]);
     Ok(())
@@ -80,11 +80,11 @@ fn for_target(name: &str, target: &Value) -> String {
 
 /// Waits until the Envoy of a namespace's client has a timeout for a host that is right; `None`: it has no
 /// routes for it.
-fn until_timeout(client: &Kubectl, host: &str, port: u16, right: impl Fn(Option<&str>) -> bool) -> Result<()> {
+fn until_timeout(client: &Kubectl, host: &str, right: impl Fn(Option<&str>) -> bool) -> Result<()> {
     let what = format!("the client of {} has its own timeout for {host}", client.current_namespace());
     client.until(&what, SOON, |client| {
         let dump = ConfigDump::of(client, "deploy/fortio")?;
-        let table = dump.routes().iter().find(|table| table["name"] == port.to_string());
+        let table = dump.routes().iter().find(|table| table["name"] == "80");
         let hosts = table.and_then(|table| table["virtual_hosts"].as_array());
         let names =
             |one: &&Value| one["domains"].as_array().is_some_and(|domains| domains.iter().any(|domain| domain == host));

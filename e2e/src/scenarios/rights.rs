@@ -29,7 +29,7 @@ type Right = (String, String);
 /// Whose rules are the operator's own, with what an overlay needs beside `deploy/`.
 const FILES: &[&str] = &["rbac.yaml"];
 
-/// Rules in a YAML file of `deploy/` that a Role or ClusterRole of this name has.
+/// Rules in a YAML file of `deploy/` that a role of this name, of a namespace or the cluster, has.
 fn rules(checkout: &Checkout, file: &str, name: &str) -> Result<Vec<Value>> {
     let path = checkout.root().join("deploy").join(file);
     let text = fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
