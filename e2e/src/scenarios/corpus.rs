@@ -110,8 +110,14 @@ fn read(file: &Path) -> Result<String> {
 
 /// The folder, and every one below it that kustomize builds.
 fn kustomizations(folder: &Path) -> Result<Vec<PathBuf>> {
-    let files = yaml_files(folder)?.into_iter().filter(|file| file.ends_with("kustomization.yaml"));
-    Ok(files.filter_map(|file| file.parent().map(Path::to_owned)).collect())
+    let mut found = Vec::new();
+    for file in yaml_files(folder)?.into_iter().filter(|file| file.ends_with("kustomization.yaml")) {
+        // A component is a part of another, and builds nothing by itself.
+        if !read(&file)?.contains("kind: Component") {
+            found.extend(file.parent().map(Path::to_owned));
+        }
+    }
+    Ok(found)
 }
 
 /// Every `*.yaml` below a folder, in order.

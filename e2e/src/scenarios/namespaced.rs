@@ -1,4 +1,7 @@
-//! The operator for some namespaces, under Roles alone, as `deploy/namespaced` has it.
+//! The operator for some namespaces, under Roles alone, as the component `deploy/namespaced` has it.
+
+use std::fs;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
@@ -11,6 +14,7 @@ use crate::kubectl::Kubectl;
 use crate::lab::Lab;
 use crate::namespace::with_namespace;
 use crate::operator;
+use crate::run::check;
 use crate::wait::Seen;
 
 /// Policies of its namespaces are served and say what is not seen; another's is not even read, and nothing is
@@ -38,7 +42,7 @@ const CLUSTER_WIDE: &str = "clusterrole,clusterrolebinding";
 fn install(checkout: &Checkout, lab: &Lab, inside: &Kubectl) -> Result<Timestamp> {
     let system = lab.namespace(operator::NAMESPACE);
     let overlay = checkout.root().join("deploy/namespaced");
-    let manifests = lab.kubectl().run(&["kustomize", &overlay.display().to_string()])?;
+    let manifests = with_component(checkout, lab)?;
     let named = format!("value: {}", inside.current_namespace());
     ensure!(manifests.contains("value: shop"), "deploy/namespaced names other namespaces than this scenario knows");
     // No pod of before, which would still have its rights and its watches.
@@ -55,6 +59,18 @@ fn install(checkout: &Checkout, lab: &Lab, inside: &Kubectl) -> Result<Timestamp
     system.run(&["scale", "deployment/resilience-operator", "--replicas=2"])?;
     system.rolled_out("deployment/resilience-operator", SOON * 2)?;
     Ok(begun)
+}
+
+/// What `kustomize edit add component namespaced` makes of `deploy/`, done to a copy.
+fn with_component(checkout: &Checkout, lab: &Lab) -> Result<String> {
+    // Not below `/tmp`, which the lab does not see.
+    let copy = tempfile::tempdir_in(checkout.state()).context("there is no place for a copy of deploy/")?;
+    let folders = ["deploy", "crds"].map(|folder| checkout.root().join(folder));
+    check(Command::new("cp").arg("-r").args(folders).arg(copy.path()))?;
+    let file = copy.path().join("deploy/kustomization.yaml");
+    let text = fs::read_to_string(&file).context("deploy/kustomization.yaml cannot be read")?;
+    fs::write(&file, format!("{text}components:\n- namespaced\n")).context("the copy cannot be written")?;
+    lab.kubectl().run(&["kustomize", &copy.path().join("deploy").display().to_string()])
 }
 
 fn judge(checkout: &Checkout, lab: &Lab, inside: &Kubectl, outside: &Kubectl, begun: Timestamp) -> Result<()> {

@@ -33,7 +33,7 @@ enum Breaks {
     Told,
     /// The policy is not Programmed, and says why.
     Programmed,
-    /// What is left of a policy that is gone is looked at again and again.
+    /// What should go stays, and is tried again and again.
     CleaningUp,
     /// The policy has no status.
     Status,
@@ -56,7 +56,8 @@ fn breaks(what: &str, verb: &str) -> Option<Breaks> {
         ("events.k8s.io/events", "create" | "patch") => Breaks::Events,
         ("coordination.k8s.io/leases", "get" | "create") => Breaks::Leading,
         ("coordination.k8s.io/leases", "update") => Breaks::Staying,
-        (kind, "create" | "patch" | "delete") if kind.starts_with("networking.istio.io/") => Breaks::Programmed,
+        (kind, "create" | "patch") if kind.starts_with("networking.istio.io/") => Breaks::Programmed,
+        (kind, "delete") if kind.starts_with("networking.istio.io/") => Breaks::CleaningUp,
         _ => return None,
     })
 }
