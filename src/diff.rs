@@ -102,7 +102,7 @@ const fn owned(kind: Kind) -> &'static [&'static [&'static str]] {
             &["spec", "trafficPolicy", "retryBudget"],
             &["spec", "trafficPolicy", "portLevelSettings"],
         ],
-        Kind::VirtualService => &[&["spec", "hosts"], &["spec", "http"]],
+        Kind::VirtualService => &[&["spec", "hosts"], &["spec", "exportTo"], &["spec", "http"]],
     }
 }
 
@@ -114,7 +114,7 @@ const fn voiding(kind: Kind) -> &'static [&'static [&'static str]] {
         Kind::DestinationRule => {
             &[&["spec", "exportTo"], &["spec", "workloadSelector"], &["spec", "trafficPolicy", "tls"]]
         }
-        Kind::VirtualService => &[&["spec", "exportTo"], &["spec", "gateways"], &["spec", "tcp"], &["spec", "tls"]],
+        Kind::VirtualService => &[&["spec", "gateways"], &["spec", "tcp"], &["spec", "tls"]],
     }
 }
 

@@ -32,6 +32,9 @@ pub struct Observed {
     pub endpoints: Option<Endpoints>,
     /// Other `Resilience` objects of the namespace with the same target, or with another of the same host.
     pub rivals: Vec<Rival>,
+    /// ServiceEntries of other namespaces that declare the host of a target that is one too, as
+    /// `namespace/name`, sorted.
+    pub namesakes: Vec<String>,
     /// Sidecars, DestinationRules and VirtualServices of the namespace that are ours, have a name that we
     /// would use, or speak of the target's host.
     pub existing: Vec<Existing>,
@@ -54,6 +57,8 @@ pub enum Unseen {
     RootNamespace(Kind),
     /// Routes of the Gateway API of that kind.
     GatewayRoutes(GatewayRouteKind),
+    /// All of namespaces that the operator does not work in, and the labels of those that it does.
+    OtherNamespaces,
 }
 
 impl Observed {

@@ -9,6 +9,7 @@ mod effective;
 mod gate;
 mod merge;
 mod neighbours;
+mod reach;
 mod resolve;
 mod server_side;
 mod target;
@@ -36,6 +37,16 @@ pub struct Settings {
     pub cluster_domain: String,
     /// Istio's root namespace; with a wrong one, rules that concern every client are overlooked.
     pub root_namespace: String,
+}
+
+impl Settings {
+    /// Whether it can be a namespace's name.
+    pub(crate) fn is_namespace(name: &str) -> bool {
+        (1..=63).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && !name.starts_with('-')
+            && !name.ends_with('-')
+    }
 }
 
 impl Default for Settings {
@@ -122,6 +133,7 @@ pub fn validate(resilience: &Resilience, observed: &Observed, settings: &Setting
             format!("{target} is not known here, and its host stands in it: add it to the files"),
         ));
     }
+    valid.export_to = reach::routes_export(target, service, &valid.owner.namespace, observed);
     // First: a Sidecar of ours must go for another's, whatever else is in the way.
     server_side::look(&valid, observed, settings)?;
     let wants = valid.wants();

@@ -172,7 +172,13 @@ async fn what_may_not_be_read_is_said_while_it_may_not_and_holds_up_nothing() {
     {
         fake.bar(plural, namespace, false);
     }
-    until_said(&fake, "web", "RES073", None).await;
+    // That it works in some namespaces only is its own choice, and stays.
+    let only = "RES073 the operator works in some namespaces only: DestinationRules, VirtualServices and ServiceEntries of others, by which their clients may get something else, and the labels of this namespace, which say whether its pods have sidecars, are not seen\n";
+    until("nothing else is unseen", || {
+        let warnings = warnings(&fake, "web");
+        warnings.contains(only) && warnings.matches("RES073").count() == 1
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -197,6 +203,39 @@ async fn what_one_policy_writes_is_news_to_one_of_another_namespace() {
     until_said(&fake, "far", "RES070", Some("DestinationRule other/far.serviceentry")).await;
     fake.delete_in(POLICIES, "other", "far");
     until_said(&fake, "far", "RES070", None).await;
+}
+
+#[tokio::test]
+async fn routes_for_an_entry_stay_at_home_while_another_namespace_has_its_host() {
+    let fake = Fake::default();
+    let http = json!({"hosts": ["far.example"], "resolution": "DNS", "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}]});
+    fake.put("serviceentries", object("ServiceEntry", "ns", "far", &http));
+    let mut policy = entry_policy("ns", "far");
+    policy["spec"]["timeouts"] = json!({"request": "3s"});
+    fake.put(POLICIES, policy);
+    let _operator = Operator::start(&fake);
+    until_programmed(&fake, "far").await;
+    let exported = || fake.get(VS, "far.serviceentry").map(|routes| routes["spec"]["exportTo"].clone());
+    until("routes are for all", || exported() == Some(Value::Null)).await;
+    fake.put("serviceentries", object("ServiceEntry", "other", "theirs", &http));
+    until("routes are for our own clients", || exported() == Some(json!(["."]))).await;
+    until_said(&fake, "far", "RES036", Some("ServiceEntry other/theirs")).await;
+    fake.delete_in("serviceentries", "other", "theirs");
+    until("routes are for all again", || exported() == Some(Value::Null)).await;
+    until_said(&fake, "far", "RES036", None).await;
+}
+
+#[tokio::test]
+async fn of_namespaces_that_are_not_read_any_may_have_the_host_of_an_entry() {
+    let fake = Fake::default();
+    let http = json!({"hosts": ["far.example"], "resolution": "DNS", "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}]});
+    fake.put("serviceentries", object("ServiceEntry", "ns", "far", &http));
+    let mut policy = entry_policy("ns", "far");
+    policy["spec"]["timeouts"] = json!({"request": "3s"});
+    fake.put(POLICIES, policy);
+    let _operator = Operator::start_with(&fake, Options { namespaces: vec!["ns".to_owned()], ..quick() });
+    until_programmed(&fake, "far").await;
+    assert_eq!(fake.get(VS, "far.serviceentry").unwrap()["spec"]["exportTo"], json!(["."]));
 }
 
 #[tokio::test]

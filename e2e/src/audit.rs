@@ -1,5 +1,6 @@
-//! In: the API server's audit log. Out: every write of our operator, by which pod, from when to when; and
-//! every write of its lease, whoever made it.
+//! In: the log of a lab's API server. Out: what the accounts of the operator's namespace asked it and what it
+//! answered, and every write of the operator's lease, whoever made it; of nothing else is anything logged
+//! (`config/audit.yaml`).
 
 use std::fmt;
 use std::fs::File;
@@ -13,36 +14,55 @@ use serde_json::Value;
 use crate::checkout::Checkout;
 use crate::operator;
 
-/// A write that the API server has answered.
+/// Before the name of an account of the operator's namespace.
+const ACCOUNTS: &str = "system:serviceaccount:resilience-system:";
+
+/// One request. A watch shows twice: as it begins and as it ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Write {
-    /// The pod that the token was bound to; `None`: somebody else than the operator.
+pub struct Request {
+    /// The service account of the operator's namespace; `None`: somebody else.
+    pub account: Option<String>,
+    /// The pod that its token was bound to; a process that holds a token by hand has none.
     pub pod: Option<String>,
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete` …
+    pub verb: String,
+    /// `GROUP/RESOURCE`, of the core group `RESOURCE` alone, with `/SUBRESOURCE` behind it where there is one;
+    /// for what is no resource its path: `/openapi/v3`.
+    pub what: String,
+    /// The object's namespace, if it has one.
+    pub namespace: Option<String>,
+    /// As it was sent.
+    pub uri: String,
+    /// The answer's code; a watch that has begun has 200.
+    pub code: u16,
+    /// What a refusal says.
+    pub message: String,
     /// When the API server had read it.
     pub from: Timestamp,
     /// When it was answered.
     pub to: Timestamp,
-    /// The verb.
-    pub verb: String,
-    /// The path.
-    pub uri: String,
-    /// The status code of the answer.
-    pub code: u16,
     /// The holder that it gave the lease, if that is what it wrote.
     pub holder: Option<String>,
 }
 
-impl Write {
-    /// Whether it is a write of the lease.
+impl Request {
+    /// Whether the operator's own account asked.
     #[must_use]
-    pub fn is_of_the_lease(&self) -> bool {
-        self.uri.contains("/leases/") || self.uri.ends_with("/leases") || self.uri.contains("/leases?")
+    pub fn is_by_the_operator(&self) -> bool {
+        self.account.as_deref() == Some(operator::ACCOUNT)
     }
 
-    /// Whether it is about who leads: the lease, or an event on it.
+    /// Whether it would change something.
     #[must_use]
-    pub fn is_about_leading(&self) -> bool {
-        self.is_of_the_lease() || self.uri.contains(&format!("/{}/events", operator::NAMESPACE))
+    pub fn is_write(&self) -> bool {
+        ["create", "update", "patch", "delete", "deletecollection"].contains(&self.verb.as_str())
+    }
+
+    /// Whether the account may not do it. Also where the rule of another verb is missing: an apply that
+    /// would create is a `patch` here, and refused for want of `create`.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        self.code == 403
     }
 
     /// Whether the API server took it.
@@ -51,29 +71,60 @@ impl Write {
         self.code < 300
     }
 
+    /// Whether it is about a lease.
+    #[must_use]
+    pub fn is_of_the_lease(&self) -> bool {
+        self.what == "coordination.k8s.io/leases"
+    }
+
+    /// Whether it is about who leads: the lease, or an event on it.
+    #[must_use]
+    pub fn is_about_leading(&self) -> bool {
+        let event = self.what.ends_with("events") && self.namespace.as_deref() == Some(operator::NAMESPACE);
+        self.is_of_the_lease() || event
+    }
+
     fn read(line: &str) -> Option<Self> {
         let entry: Value = serde_json::from_str(line).ok()?;
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        let time = |field: &str| entry[field].as_str()?.parse().ok();
+        let text = |path: &str| entry.pointer(path).and_then(Value::as_str);
+        let time = |path: &str| text(path)?.parse::<Timestamp>().ok();
+        let uri = text("/requestURI")?;
+        let what = text("/objectRef/resource").map_or_else(
+            || uri.split('?').next().unwrap_or_default().to_owned(),
+            |resource| {
+                let group = text("/objectRef/apiGroup").map(|group| format!("{group}/")).unwrap_or_default();
+                let below = text("/objectRef/subresource").map(|below| format!("/{below}")).unwrap_or_default();
+                format!("{group}{resource}{below}")
+            },
+        );
+        let account = text("/user/username")?.strip_prefix(ACCOUNTS).map(str::to_owned);
         Some(Self {
-            pod: text(&entry["user"]["extra"]["authentication.kubernetes.io/pod-name"][0])
-                .filter(|_| entry["user"]["username"] == ACCOUNT),
-            from: time("requestReceivedTimestamp")?,
-            to: time("stageTimestamp")?,
-            verb: text(&entry["verb"])?,
-            uri: text(&entry["requestURI"])?,
-            code: entry["responseStatus"]["code"].as_u64().and_then(|code| code.try_into().ok()).unwrap_or(0),
-            holder: text(&entry["requestObject"]["spec"]["holderIdentity"]),
+            pod: text("/user/extra/authentication.kubernetes.io~1pod-name/0")
+                .filter(|_| account.is_some())
+                .map(str::to_owned),
+            account,
+            verb: text("/verb")?.to_owned(),
+            what,
+            namespace: text("/objectRef/namespace").map(str::to_owned),
+            uri: uri.to_owned(),
+            code: entry
+                .pointer("/responseStatus/code")
+                .and_then(Value::as_u64)
+                .and_then(|code| code.try_into().ok())
+                .unwrap_or_default(),
+            message: text("/responseStatus/message").unwrap_or_default().to_owned(),
+            from: time("/requestReceivedTimestamp")?,
+            to: time("/stageTimestamp")?,
+            holder: text("/requestObject/spec/holderIdentity").map(str::to_owned),
         })
     }
 }
 
-const ACCOUNT: &str = "system:serviceaccount:resilience-system:resilience-operator";
-
-impl fmt::Display for Write {
+impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pod, from, to, verb, uri, code, .. } = self;
-        write!(f, "{verb} {uri} ({code}) by {} from {from} to {to}", pod.as_deref().unwrap_or("somebody"))
+        let Self { account, pod, verb, uri, code, from, to, .. } = self;
+        let who = pod.as_deref().or(account.as_deref()).unwrap_or("somebody");
+        write!(f, "{verb} {uri} ({code}) by {who} from {from} to {to}")
     }
 }
 
@@ -83,21 +134,32 @@ pub struct Log {
     path: PathBuf,
     offset: u64,
     half: String,
-    writes: Vec<Write>,
+    kept: fn(&Request) -> bool,
+    requests: Vec<Request>,
 }
 
 impl Log {
     /// The log of this checkout's lab, from its beginning.
     #[must_use]
     pub fn of(checkout: &Checkout) -> Self {
-        Self { path: checkout.logs().join("audit.log"), offset: 0, half: String::new(), writes: Vec::new() }
+        Self::at(checkout.logs().join("audit.log"), |_| true)
+    }
+
+    /// As [`Log::of`], but only what would change something.
+    #[must_use]
+    pub fn of_writes(checkout: &Checkout) -> Self {
+        Self::at(checkout.logs().join("audit.log"), Request::is_write)
+    }
+
+    fn at(path: PathBuf, kept: fn(&Request) -> bool) -> Self {
+        Self { path, offset: 0, half: String::new(), kept, requests: Vec::new() }
     }
 
     /// All that is in it by now, in the order in which it was answered.
     ///
     /// # Errors
     /// When the log cannot be read.
-    pub fn read(&mut self) -> Result<&[Write]> {
+    pub fn read(&mut self) -> Result<&[Request]> {
         let shown = self.path.display();
         let mut file = File::open(&self.path).with_context(|| format!("the audit log {shown} cannot be read"))?;
         file.seek(SeekFrom::Start(self.offset))?;
@@ -107,49 +169,119 @@ impl Log {
         // The last line may be half written.
         let whole = self.half.rfind('\n').map_or(0, |end| end + 1);
         let rest = self.half.split_off(whole);
-        self.writes.extend(self.half.lines().filter_map(Write::read));
+        self.requests.extend(self.half.lines().filter_map(Request::read).filter(self.kept));
         self.half = rest;
-        Ok(&self.writes)
+        Ok(&self.requests)
     }
 }
 
-/// The operator's writes but those about who leads, since then, by when they came.
+/// Everything since the API server began, in the order of the answers.
 ///
 /// # Errors
 /// When the log cannot be read.
-pub fn writes(checkout: &Checkout, since: Timestamp) -> Result<Vec<Write>> {
+pub fn requests(checkout: &Checkout) -> Result<Vec<Request>> {
     let mut log = Log::of(checkout);
-    let all = log.read()?.iter();
-    let mut writes: Vec<Write> =
-        all.filter(|write| write.from >= since && write.pod.is_some() && !write.is_about_leading()).cloned().collect();
+    log.read()?;
+    Ok(log.requests)
+}
+
+/// The writes of the operator's pods but those about who leads, since then, by when they came.
+///
+/// # Errors
+/// When the log cannot be read.
+pub fn writes(checkout: &Checkout, since: Timestamp) -> Result<Vec<Request>> {
+    let mut writes = requests(checkout)?;
+    writes.retain(|one| {
+        one.from >= since && one.is_by_the_operator() && one.pod.is_some() && one.is_write() && !one.is_about_leading()
+    });
     writes.sort_by_key(|write| write.from);
     Ok(writes)
 }
 
+/// A write of a rule by a pod of the operator, in milliseconds.
+#[cfg(test)]
+pub(crate) fn write(pod: &str, from: i64, to: i64) -> Request {
+    let time = |ms| Timestamp::from_millisecond(ms).unwrap();
+    Request {
+        account: Some(operator::ACCOUNT.to_owned()),
+        pod: Some(pod.to_owned()),
+        verb: "patch".to_owned(),
+        what: "networking.istio.io/destinationrules".to_owned(),
+        namespace: Some("a".to_owned()),
+        uri: "/apis/networking.istio.io/v1/namespaces/a/destinationrules/b".to_owned(),
+        code: 200,
+        message: String::new(),
+        from: time(from),
+        to: time(to),
+        holder: None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
-    #[test]
-    fn a_renewal_is_read_with_its_holder_and_its_pod() {
-        let line = serde_json::json!({
-            "verb": "update", "requestURI": "/apis/coordination.k8s.io/v1/namespaces/resilience-system/leases/resilience-operator?fieldManager=x",
-            "user": {"username": ACCOUNT, "extra": {"authentication.kubernetes.io/pod-name": ["a"]}},
-            "requestObject": {"spec": {"holderIdentity": "a_1"}}, "responseStatus": {"code": 200},
-            "requestReceivedTimestamp": "2026-11-29T12:00:00.000001Z", "stageTimestamp": "2026-11-29T12:00:00.002Z",
+    fn read(more: &Value) -> Request {
+        let mut entry = json!({
+            "stage": "ResponseComplete", "verb": "patch",
+            "requestURI": "/apis/resilience.dev/v1alpha1/namespaces/shop/resiliences/a/status?force=true",
+            "user": {"username": "system:serviceaccount:resilience-system:resilience-operator",
+                "extra": {"authentication.kubernetes.io/pod-name": ["operator-1"]}},
+            "objectRef": {"resource": "resiliences", "namespace": "shop", "name": "a", "apiGroup": "resilience.dev", "subresource": "status"},
+            "responseStatus": {"code": 200},
+            "requestReceivedTimestamp": "2026-01-01T00:00:00.000000Z", "stageTimestamp": "2026-01-01T00:00:01.000000Z",
         });
-        let write = Write::read(&line.to_string()).unwrap();
-        assert!(write.is_of_the_lease() && write.is_about_leading() && write.took_effect());
-        assert_eq!((write.pod.as_deref(), write.holder.as_deref()), (Some("a"), Some("a_1")));
+        entry.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        Request::read(&entry.to_string()).unwrap()
+    }
+
+    #[test]
+    fn a_line_tells_who_asked_for_what_and_whether_he_might() {
+        let request = read(&json!({}));
+        assert!(request.is_by_the_operator());
+        assert_eq!(request.pod.as_deref(), Some("operator-1"));
+        assert_eq!((request.verb.as_str(), request.what.as_str()), ("patch", "resilience.dev/resiliences/status"));
+        assert!(!request.is_denied() && request.is_write() && !request.is_about_leading() && request.took_effect());
+        let denied = read(&json!({
+            "verb": "list", "objectRef": {"resource": "services"},
+            "responseStatus": {"code": 403, "message": "services is forbidden"},
+        }));
+        assert_eq!((denied.what.as_str(), denied.is_denied(), denied.is_write()), ("services", true, false));
+        assert_eq!(denied.message, "services is forbidden");
+    }
+
+    #[test]
+    fn what_is_no_resource_is_its_path() {
+        let request = read(&json!({"verb": "get", "requestURI": "/openapi/v3?hash=1", "objectRef": null}));
+        assert_eq!(request.what, "/openapi/v3");
+    }
+
+    #[test]
+    fn a_renewal_is_read_with_its_holder_whoever_makes_it() {
+        let lease = json!({
+            "verb": "update",
+            "requestURI": "/apis/coordination.k8s.io/v1/namespaces/resilience-system/leases/resilience-operator",
+            "objectRef": {"apiGroup": "coordination.k8s.io", "resource": "leases", "namespace": "resilience-system"},
+            "requestObject": {"spec": {"holderIdentity": "a_1"}},
+        });
+        let renewal = read(&lease);
+        assert!(renewal.is_of_the_lease() && renewal.is_about_leading());
+        assert_eq!((renewal.pod.as_deref(), renewal.holder.as_deref()), (Some("operator-1"), Some("a_1")));
+        let mut foreign = lease;
+        foreign["user"] = json!({"username": "admin"});
+        let foreign = read(&foreign);
+        assert_eq!((foreign.account, foreign.pod, foreign.holder.as_deref()), (None, None, Some("a_1")));
     }
 
     #[test]
     fn a_line_that_is_half_written_is_read_when_it_is_whole() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.log");
-        let line = r#"{"verb":"patch","requestURI":"/x","requestReceivedTimestamp":"2026-11-29T12:00:00Z","stageTimestamp":"2026-11-29T12:00:00Z"}"#;
+        let line = r#"{"verb":"patch","requestURI":"/x","user":{"username":"a"},"requestReceivedTimestamp":"2026-11-29T12:00:00Z","stageTimestamp":"2026-11-29T12:00:00Z"}"#;
         std::fs::write(&path, &line[..40]).unwrap();
-        let mut log = Log { path: path.clone(), offset: 0, half: String::new(), writes: Vec::new() };
+        let mut log = Log::at(path.clone(), |_| true);
         assert_eq!(log.read().unwrap().len(), 0);
         std::fs::write(&path, format!("{line}\n")).unwrap();
         assert_eq!(log.read().unwrap().len(), 1);

@@ -17,7 +17,7 @@ use crate::doctor::{self, Finding};
 use crate::lab::{Lab, Options};
 use crate::report::Report;
 use crate::sandbox;
-use crate::{bench, chaos, demo, measured, operator, scenarios, suite, workloads};
+use crate::{bench, chaos, demo, measured, operator, scenarios, suite, supply, workloads};
 
 /// A real Kubernetes node with real Istio, in namespaces of its own.
 #[derive(Debug, Parser)]
@@ -49,6 +49,8 @@ enum Task {
         #[arg(long)]
         picture: Option<PathBuf>,
     },
+    /// What the shipped binary is made of, as a list in JSON for other tools
+    Sbom,
     /// Everything that can be wrong: format, lints, unit tests, then scenarios on a lab
     Test,
     /// Run scenarios by name, or list them
@@ -151,6 +153,10 @@ pub fn main() -> Result<ExitCode> {
         Task::Logs(logs) => show_logs(&logs),
         Task::Doctor => examine(),
         Task::Demo { picture } => demo::run(&Checkout::find()?, picture.as_deref()).map(|()| ExitCode::SUCCESS),
+        Task::Sbom => {
+            println!("{}", supply::sbom(&Checkout::find()?, &Report::new())?.display());
+            Ok(ExitCode::SUCCESS)
+        }
         Task::Test => suite::run(&Checkout::find()?),
         Task::Measured { list: true, .. } => {
             measured::list();

@@ -40,6 +40,7 @@ pub mod run;
 pub mod sandbox;
 pub mod scenarios;
 pub mod suite;
+pub mod supply;
 pub mod wait;
 pub mod workloads;
 

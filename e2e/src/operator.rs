@@ -28,6 +28,9 @@ pub const PREVIOUS_IMAGE: &str = "docker.io/lab/resilience-operator:previous";
 /// Where the operator lives.
 pub const NAMESPACE: &str = "resilience-system";
 
+/// Its service account.
+pub const ACCOUNT: &str = "resilience-operator";
+
 /// The user that the image runs as, as in the Dockerfile.
 const USER: u32 = 65532;
 

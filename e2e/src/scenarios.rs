@@ -10,6 +10,7 @@ use crate::checkout::Checkout;
 use crate::report::Report;
 
 pub mod at_rest;
+pub mod authors;
 pub mod calls;
 pub mod command_line;
 pub mod corpus;
@@ -26,8 +27,11 @@ pub mod lifecycle;
 pub mod limits;
 pub mod load;
 pub mod merge;
+pub mod namespaced;
 pub mod neighbours;
 pub mod raw_sample;
+pub mod reach;
+pub mod rights;
 pub mod server_side;
 pub mod side_by_side;
 pub mod stage;
@@ -81,6 +85,18 @@ pub const ON_THE_LAB: &[Scenario] = &[
     Scenario { name: "what_counts_instead_and_what_a_proxy_refuses_is_told", run: in_effect::names },
     Scenario { name: "chaos_guards_see_what_they_are_there_for", run: chaos::guards_see },
     Scenario { name: "all_is_as_wanted_after_each_quick_fault", run: chaos::quick },
+    Scenario { name: "every_right_is_used_and_none_is_missing", run: rights::are_all_used },
+    Scenario { name: "without_any_right_something_breaks", run: rights::without::each_breaks_something },
+    Scenario {
+        name: "an_operator_for_some_namespaces_works_with_roles_alone",
+        run: namespaced::works_with_roles_alone,
+    },
+    Scenario { name: "a_policy_reaches_nobody_elses_host", run: reach::is_its_own_namespace },
+    Scenario { name: "only_who_may_write_what_is_generated_writes_a_policy", run: authors::need_the_rights },
+    Scenario {
+        name: "a_pod_that_is_worse_than_the_operators_is_not_admitted",
+        run: authors::pods_beside_the_operator_are_restricted,
+    },
     Scenario { name: "diff_and_explain_say_what_the_operator_does", run: command_line::tells },
     Scenario { name: "two_labs_live_side_by_side", run: side_by_side::live },
     // While its hundreds of namespaces go, which takes minutes, new pods start slowly: what comes next needs none.

@@ -11,6 +11,7 @@ use crate::lab::{Lab, Options};
 use crate::measured;
 use crate::report::{Report, seconds};
 use crate::scenarios::{self, Scenario};
+use crate::supply;
 
 /// One stage: its name, how long it took, how many of its parts passed and failed.
 struct Stage {
@@ -35,6 +36,20 @@ pub fn run(checkout: &Checkout) -> Result<ExitCode> {
             return Ok(conclude(&report, &stages));
         }
     }
+    let supplied = timed("dependencies", &report, || {
+        let mut failed = 0;
+        let mut judge = |what: &str, judged: Result<()>| {
+            if let Err(error) = judged {
+                report.failed(what, &error);
+                failed += 1;
+            }
+        };
+        judge("licences, bans and sources", supply::deny(checkout, &report));
+        judge("list of what is shipped", supply::sbom(checkout, &report).map(drop));
+        (2 - failed, failed)
+    });
+    report.note("advisories are not asked for here: `cargo deny check advisories` needs the way to their repository");
+    stages.push(supplied);
     let options = Options { operator: true, control_plane: false };
     let begun = Instant::now();
     let (lab, started) = match Lab::up(checkout, options, &report) {

@@ -73,6 +73,9 @@ pub enum Code {
     /// A VirtualService for a wildcard covers the host: ours hides it.
     #[serde(rename = "RES035")]
     WildcardRoutesHidden,
+    /// A ServiceEntry of another namespace has the host too: routes of ours are for our namespace's clients.
+    #[serde(rename = "RES036")]
+    RoutesStayHome,
     /// Ejection on a headless Service: counted, without effect (measured M60).
     #[serde(rename = "RES040")]
     HeadlessEjection,
@@ -123,7 +126,7 @@ pub enum Code {
 
 impl Code {
     /// All codes, in order.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::PerClientLimitsServer,
         Self::PerClientLimitsEject,
         Self::ConnectionsQueue,
@@ -145,6 +148,7 @@ impl Code {
         Self::RoutesOfSomeClients,
         Self::YoungerRoutesIgnored,
         Self::WildcardRoutesHidden,
+        Self::RoutesStayHome,
         Self::HeadlessEjection,
         Self::SealedPort,
         Self::CallersWithoutSidecar,
@@ -187,6 +191,7 @@ impl Code {
             Self::RoutesOfSomeClients => "RES033",
             Self::YoungerRoutesIgnored => "RES034",
             Self::WildcardRoutesHidden => "RES035",
+            Self::RoutesStayHome => "RES036",
             Self::HeadlessEjection => "RES040",
             Self::SealedPort => "RES041",
             Self::CallersWithoutSidecar => "RES050",

@@ -53,6 +53,8 @@ impl FromStr for AskedClient {
 enum Speaks {
     Istio(Kind),
     Gateway(GatewayRouteKind),
+    /// A ServiceEntry, which may declare it as well.
+    Entry,
 }
 
 /// Objects of one kind, as far as they may be read.
@@ -97,7 +99,8 @@ impl Reader {
         let near: BTreeSet<&String> = own.iter().chain(near).collect();
         let istio = Kind::ALL.map(|kind| (Speaks::Istio(kind), istio_resource(kind.as_str(), kind.plural())));
         let gateway = GatewayRouteKind::ALL.map(|kind| (Speaks::Gateway(kind), gateway_resource(kind)));
-        let resources: Vec<_> = istio.into_iter().chain(gateway).collect();
+        let entries = (Speaks::Entry, istio_resource("ServiceEntry", "serviceentries"));
+        let resources: Vec<_> = istio.into_iter().chain(gateway).chain([entries]).collect();
         let lists = join_all(resources.iter().map(|(_, resource)| self.everywhere(resource, &near))).await;
         let (mut unread, mut faults) = (Vec::new(), Vec::new());
         for ((speaks, resource), list) in resources.iter().zip(lists) {
@@ -117,7 +120,7 @@ impl Reader {
                 let missed = own.iter().find_map(|own| Some((own, refused(own)?)));
                 match (speaks, missed) {
                     (Speaks::Gateway(kind), Some(_)) => drop(world.bar(Unseen::GatewayRoutes(*kind), true)),
-                    (Speaks::Istio(_), Some((own, said))) => {
+                    (Speaks::Istio(_) | Speaks::Entry, Some((own, said))) => {
                         faults.push(Self::forbidden(said, &resource.plural, own));
                     }
                     (_, None) => {}
@@ -137,6 +140,7 @@ impl Reader {
             }
             for object in spread.found {
                 match *speaks {
+                    Speaks::Entry => drop(world.entries.put(world::entry(object))),
                     Speaks::Istio(kind) => drop(world.istio(kind).put(world::existing(kind, object))),
                     Speaks::Gateway(kind) => drop(world.gateway_routes(kind).put(world::gateway_route(kind, object))),
                 }

@@ -173,6 +173,7 @@ impl World {
             },
             endpoints,
             rivals: self.rivals(resilience),
+            namesakes: target.map(|target| self.namesakes(&namespace, target)).unwrap_or_default(),
             existing: self.within(&namespace),
             server_side: self.server_side(&namespace, target, settings),
             membership: self.namespaces.get(&namespace).copied(),
@@ -180,6 +181,19 @@ impl World {
             neighbourhood: target.map(|target| self.neighbourhood(&namespace, target, settings)).unwrap_or_default(),
             unseen: BTreeSet::new(),
         }
+    }
+
+    /// ServiceEntries of other namespaces with the host of a ServiceEntry.
+    fn namesakes(&self, namespace: &str, target: &TargetRef) -> Vec<String> {
+        let own = match target.kind {
+            TargetKind::Service => None,
+            TargetKind::ServiceEntry => self.entries.get(&(namespace.to_owned(), target.name.clone())),
+        };
+        let Some(host) = own.and_then(|own| own.hosts.first()) else { return Vec::new() };
+        let others = self.entries.iter().filter(|((of, _), entry)| {
+            of != namespace && entry.hosts.iter().any(|other| other.eq_ignore_ascii_case(host))
+        });
+        others.map(|((of, name), _)| format!("{of}/{name}")).collect()
     }
 
     /// As the controller gathers it from its caches.

@@ -336,6 +336,8 @@ impl Wiring {
             namespaces.iter().flat_map(|namespace| self.watches_of(Some(namespace))).collect()
         };
         let root = &self.shared.context.settings.root_namespace;
+        // What is true as long as the process lives, and told before any policy is looked at.
+        self.shared.context.hands.world.bar(Unseen::OtherNamespaces, !namespaces.is_empty());
         if !namespaces.is_empty() && !namespaces.contains(root) {
             // Its rules concern the clients of every namespace.
             let rules = Kind::ALL.into_iter();

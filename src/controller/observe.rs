@@ -28,6 +28,7 @@ pub fn observe(resilience: &Resilience, world: &World) -> Observed {
         endpoints: endpoints(target, found.as_ref().map(|found| &found.view), &namespace, world),
         target: found.map_or(Target::Missing, |found| Target::Found(found.view.clone())),
         rivals: rivals(resilience, &namespace, target, world),
+        namesakes: namesakes(&namespace, target, world),
         existing: existing(resilience, Some(target), world),
         server_side: server_side::observe(resilience, world),
         membership: world.namespaces.get(&namespace, &namespace).map(|namespace| namespace.view),
@@ -70,6 +71,19 @@ fn rivals(resilience: &Resilience, namespace: &str, target: &TargetRef, world: &
         Some(Rival { name: policy.name.clone(), created, target: policy.view.target()?.clone() })
     };
     others.iter().filter_map(rival).collect()
+}
+
+/// ServiceEntries of other namespaces with the host of a ServiceEntry.
+fn namesakes(namespace: &str, target: &TargetRef, world: &World) -> Vec<String> {
+    let host = match target.kind {
+        TargetKind::Service => None,
+        TargetKind::ServiceEntry => world.host(namespace, target),
+    };
+    let Some(host) = host.map(|host| host.to_ascii_lowercase()) else { return Vec::new() };
+    let others = world.entries.by(Key::Host(&host)).into_iter().filter(|entry| entry.namespace != namespace);
+    let mut others: Vec<String> = others.map(|entry| format!("{}/{}", entry.namespace, entry.name)).collect();
+    others.sort();
+    others
 }
 
 /// What concerns the policy, of its namespace.

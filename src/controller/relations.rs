@@ -127,9 +127,9 @@ pub fn of_entry(delta: &Delta<ServiceView>, world: &World) -> Names {
     }
     let own = world.targeting(&delta.namespace, &TargetRef::new(TargetKind::ServiceEntry, &delta.name));
     let hosts: BTreeSet<&String> = delta.sides().flat_map(|side| &side.view.hosts).collect();
+    // Of all namespaces: one with this host keeps its routes to itself.
     let others = hosts.into_iter().flat_map(|host| world.policies_for(host));
-    let here = |policy: &Arc<Entry<Policy>>| policy.namespace == delta.namespace;
-    named(own).chain(named(others.filter(here))).collect()
+    named(own).chain(named(others)).collect()
 }
 
 /// All of a namespace that joins the mesh or leaves it.

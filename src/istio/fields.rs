@@ -78,8 +78,9 @@ const OF_SIDECARS: [&str; 14] = [
     "inboundConnectionPool.http.idleTimeout",
 ];
 
-const OF_ROUTES: [&str; 18] = [
+const OF_ROUTES: [&str; 19] = [
     "hosts",
+    "exportTo",
     "http",
     "http[].name",
     "http[].match",
@@ -210,6 +211,7 @@ mod tests {
         let text = || Some(String::new());
         let destination = Destination { host: String::new(), port: PortSelector { number: 1 } };
         VirtualServiceSpec {
+            export_to: vec!["a".to_owned()],
             hosts: Vec::new(),
             http: vec![HttpRoute {
                 name: String::new(),

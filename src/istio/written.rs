@@ -277,6 +277,9 @@ pub struct VirtualService {
 pub struct VirtualServiceSpec {
     /// One fully qualified host.
     pub hosts: Vec<String>,
+    /// Namespaces whose clients get the routes; empty: all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub export_to: Vec<String>,
     /// For each HTTP port one route, or two that differ by method.
     pub http: Vec<HttpRoute>,
 }

@@ -63,6 +63,9 @@ pub(super) fn reason(kind: Kind, change: &Change, effective: &[EffectiveValue]) 
         (Kind::Sidecar, path) if path.starts_with("spec.workloadSelector") => {
             return "the selector of the target".to_owned();
         }
+        (Kind::VirtualService, "spec.exportTo") if change.want.is_some() => {
+            return "not further than the target, and not where its host is another's".to_owned();
+        }
         (Kind::VirtualService, "spec.http") => {
             return "timeouts.request, retries and the ports of the target".to_owned();
         }

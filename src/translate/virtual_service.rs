@@ -24,6 +24,7 @@ pub(super) fn build(valid: &Valid) -> Option<VirtualService> {
         metadata: metadata(valid),
         spec: VirtualServiceSpec {
             hosts: vec![valid.host.clone()],
+            export_to: valid.export_to.clone(),
             http: valid.routes.iter().flat_map(|port| routes(*port, &valid.host, valid.of_port(*port))).collect(),
         },
     })

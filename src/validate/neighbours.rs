@@ -28,6 +28,8 @@ pub(super) struct Neighbours {
     pub(super) rules: Rules,
     /// Routes of whatever namespace.
     pub(super) routes: Routes,
+    /// ServiceEntries of other namespaces that declare the host as well.
+    pub(super) namesakes: Vec<String>,
     /// What could not be read and matters.
     pub(super) unseen: Vec<Unseen>,
 }
@@ -57,6 +59,7 @@ impl Wants {
         match unseen {
             Unseen::RootNamespace(kind) => self.want(kind),
             Unseen::GatewayRoutes(_) => self.routes,
+            Unseen::OtherNamespaces => self.rule || self.routes,
         }
     }
 }
@@ -113,6 +116,7 @@ pub(super) fn look(
         }
         neighbours.gateways.extend(gateways_elsewhere(valid, &around));
     }
+    neighbours.namesakes.clone_from(&observed.namesakes);
     neighbours.unseen = observed.unseen.iter().copied().filter(|unseen| wants.need(*unseen)).collect();
     Ok(neighbours)
 }

@@ -175,6 +175,7 @@ pub(super) fn resolve(
         ports,
         common_acts,
         merge: None,
+        export_to: Vec::new(),
         routes: Vec::new(),
         effective: Vec::new(),
         warnings: Vec::new(),

@@ -37,6 +37,8 @@ pub struct Valid {
     pub common_acts: bool,
     /// Somebody else's DestinationRule that is to hold what would otherwise be in one of ours.
     pub merge: Option<Merge>,
+    /// Namespaces that routes are exported to, as Istio writes them; empty: all.
+    pub export_to: Vec<String>,
     /// HTTP ports that get a route, in the order of the target.
     pub routes: Vec<u16>,
     /// Every value with its origin.

@@ -149,6 +149,11 @@ const SERVICE: &[Row] = &[
         "/hosts/0",
         &["\"\"", "\"a..b\"", "\"a b.example.com\"", "\"example.1\"", "\"*\"", "5"],
     ),
+    (
+        "validateExportTo: names, each once, and * alone",
+        "/exportTo/0",
+        &["\"~\"", "\"no name\"", "\"\"", "\"web\"", "\"*\"", "5"],
+    ),
     ("6.2 at least one of http, tcp, tls", "/http", &["[]", "null"]),
     ("6.2 route not null", "/http/0", &["null", "{}"]),
     ("6.2 exactly one of route, redirect, directResponse", "/http/0/route", &["[]", "null"]),
@@ -250,6 +255,7 @@ fn service() -> Value {
     let route = json!([{"destination": {"host": host, "port": {"number": 80}}}]);
     json!({
         "hosts": [host],
+        "exportTo": [".", "web"],
         "http": [
             {
                 "name": "port-80-retried", "match": [{"port": 80, "method": {"exact": "GET"}}], "route": route,

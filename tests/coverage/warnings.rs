@@ -6,7 +6,7 @@ use super::{sentences, sources, texts};
 use crate::support::read;
 
 /// The code, a golden file that has it, and one that is as close and does not.
-const BOUNDARIES: [(&str, &str, &str); 54] = [
+const BOUNDARIES: [(&str, &str, &str); 55] = [
     ("RES010", "limits-smallest", "limits-that-refuse-nothing"),
     ("RES010", "entry-with-a-selector", "entry-static"),
     ("RES011", "limits-with-ejection", "limits-that-only-queue-beside-ejection"),
@@ -46,6 +46,7 @@ const BOUNDARIES: [(&str, &str, &str); 54] = [
     ("RES034", "routes-elsewhere-younger", "routes-elsewhere-older-than-ours"),
     ("RES035", "routes-for-a-wildcard", "routes-for-another-wildcard"),
     ("RES035", "routes-for-a-wildcard-that-are-younger", "routes-elsewhere-younger"),
+    ("RES036", "entry-of-a-host-of-two-namespaces", "entry-dns"),
     ("RES040", "entry-none", "entry-dns"),
     ("RES041", "tls-port-with-ejection", "tls-port-with-connections"),
     ("RES050", "namespace-without-sidecars", "namespace-with-sidecars"),

@@ -11,7 +11,7 @@ use super::settle::{Settled, judged, settle};
 use super::stage::{SOON, Stage};
 use super::summary::{Outcome, Summary};
 use super::terms;
-use crate::audit::Write;
+use crate::audit::Request;
 use crate::lab::Lab;
 use crate::replicas;
 use crate::report::Report;
@@ -68,7 +68,7 @@ pub fn run(lab: &Lab, faults: &[&'static Fault], limits: Limits, report: &Report
     Ok(summary)
 }
 
-fn ours(writes: &[Write], since: jiff::Timestamp) -> usize {
+fn ours(writes: &[Request], since: jiff::Timestamp) -> usize {
     writes.iter().filter(|write| write.from >= since && write.pod.is_some() && !write.is_about_leading()).count()
 }
 
@@ -172,7 +172,7 @@ fn keep(stage: &Stage, summary: &Summary) -> Result<String> {
     fs::write(folder.join("summary.json"), serde_json::to_string_pretty(summary)?)?;
     let log = stage.with_log(|writes| {
         let since = writes.iter().filter(|write| write.from >= stage.since);
-        since.map(Write::to_string).collect::<Vec<_>>().join("\n")
+        since.map(Request::to_string).collect::<Vec<_>>().join("\n")
     })?;
     fs::write(folder.join("writes.log"), log)?;
     Ok(folder.display().to_string())

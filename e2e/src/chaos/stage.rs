@@ -88,7 +88,7 @@ impl Stage {
             made: AtomicUsize::new(0),
             due: AtomicUsize::new(0),
             stalls: Mutex::default(),
-            log: Mutex::new(Log::of(lab.checkout())),
+            log: Mutex::new(Log::of_writes(lab.checkout())),
             crds,
             bystanders: Mutex::default(),
         };
@@ -384,7 +384,7 @@ impl Stage {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn with_log<T>(&self, look: impl FnOnce(&[crate::audit::Write]) -> T) -> Result<T> {
+    pub fn with_log<T>(&self, look: impl FnOnce(&[crate::audit::Request]) -> T) -> Result<T> {
         Ok(look(locked(&self.log).read()?))
     }
 

@@ -3,7 +3,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::audit::Write;
+use crate::audit::Request;
 
 /// A replica finds out that somebody took its lease by hand when it renews next: a retry, and the time of the
 /// calls.
@@ -34,13 +34,13 @@ pub struct Verdict {
 
 /// Judges the writes since then; the log begins before the first replica led.
 #[must_use]
-pub fn judge(writes: &[Write], since: Timestamp, stalls: &[Stall]) -> Verdict {
+pub fn judge(writes: &[Request], since: Timestamp, stalls: &[Stall]) -> Verdict {
     let terms = terms(writes);
     let mut verdict = Verdict::default();
-    let mut last: Option<&Write> = None;
+    let mut last: Option<&Request> = None;
     let is_judged =
-        |write: &&Write| write.from >= since && write.pod.is_some() && !write.is_about_leading() && write.took_effect();
-    let mut judged: Vec<&Write> = writes.iter().filter(is_judged).collect();
+        |write: &&Request| write.from >= since && write.pod.is_some() && !write.is_about_leading() && write.took_effect();
+    let mut judged: Vec<&Request> = writes.iter().filter(is_judged).collect();
     judged.sort_by_key(|write| write.from);
     for write in judged {
         if stalls.iter().any(|(from, to)| write.from <= *to && write.to >= *from) {
@@ -65,8 +65,8 @@ pub fn judge(writes: &[Write], since: Timestamp, stalls: &[Stall]) -> Verdict {
     verdict
 }
 
-fn terms(writes: &[Write]) -> Vec<Term<'_>> {
-    let mut changes: Vec<&Write> =
+fn terms(writes: &[Request]) -> Vec<Term<'_>> {
+    let mut changes: Vec<&Request> =
         writes.iter().filter(|write| write.is_of_the_lease() && write.took_effect()).collect();
     changes.sort_by_key(|write| write.to);
     let mut terms: Vec<Term<'_>> = Vec::new();
@@ -92,33 +92,29 @@ fn terms(writes: &[Write]) -> Vec<Term<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::write;
 
     fn at(ms: i64) -> Timestamp {
         Timestamp::from_millisecond(ms).unwrap()
     }
 
-    fn lease(by: &str, holder: &str, ms: i64) -> Write {
-        Write {
+    fn lease(by: &str, holder: &str, ms: i64) -> Request {
+        Request {
             pod: Some(by.to_owned()).filter(|by| !by.is_empty()),
-            from: at(ms),
-            to: at(ms + 2),
             verb: "update".to_owned(),
+            what: "coordination.k8s.io/leases".to_owned(),
+            namespace: Some("resilience-system".to_owned()),
             uri: "/apis/coordination.k8s.io/v1/namespaces/resilience-system/leases/resilience-operator".to_owned(),
-            code: 200,
             holder: Some(holder.to_owned()),
+            ..write(by, ms, ms + 2)
         }
     }
 
-    fn write(pod: &str, from: i64, to: i64) -> Write {
-        let uri = "/apis/networking.istio.io/v1/namespaces/a/destinationrules/b".to_owned();
-        Write { from: at(from), to: at(to), uri, holder: None, ..lease(pod, "", 0) }
-    }
-
-    fn history() -> Vec<Write> {
+    fn history() -> Vec<Request> {
         vec![lease("a", "a_1", 0), lease("a", "a_1", 2_000), lease("b", "b_1", 20_000)]
     }
 
-    fn broken(more: &[Write]) -> Vec<String> {
+    fn broken(more: &[Request]) -> Vec<String> {
         judge(&[history(), more.to_vec()].concat(), at(0), &[]).broken
     }
 
@@ -133,7 +129,7 @@ mod tests {
             assert!(broken(&[wrong])[0].contains("did not lead"));
         }
         // A refused one changed nothing.
-        assert_eq!(broken(&[Write { code: 409, ..write("c", 10, 20) }]), [""; 0]);
+        assert_eq!(broken(&[Request { code: 409, ..write("c", 10, 20) }]), [""; 0]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::stage::{SOON, policy};
-use crate::audit::{Log, Write};
+use crate::audit::{Log, Request};
 use crate::checkout::Checkout;
 use crate::lab::Lab;
 use crate::namespace::with_namespace;
@@ -50,7 +50,7 @@ pub fn nothing_is_written(checkout: &Checkout) -> Result<()> {
             ensure!(
                 now.len() == settled,
                 "written at rest:\n{}",
-                now[settled..].iter().map(Write::to_string).collect::<Vec<_>>().join("\n")
+                now[settled..].iter().map(Request::to_string).collect::<Vec<_>>().join("\n")
             );
             Ok(if start.elapsed() >= REST { Seen::Done(()) } else { Seen::NotYet(format!("{:?}", start.elapsed())) })
         })
@@ -75,8 +75,8 @@ fn settled(checkout: &Checkout) -> Result<usize> {
 
 /// Every write of the operator's account that the API server has logged, but renewals of its lease: that is
 /// renewed at rest as well.
-fn writes(checkout: &Checkout) -> Result<Vec<Write>> {
-    Ok(Log::of(checkout)
+fn writes(checkout: &Checkout) -> Result<Vec<Request>> {
+    Ok(Log::of_writes(checkout)
         .read()?
         .iter()
         .filter(|write| write.pod.is_some() && !write.is_of_the_lease())

@@ -68,16 +68,12 @@ pub fn every_yaml(checkout: &Checkout) -> Result<()> {
         // Some name the namespace that they are rendered for.
         taken(kubectl, &file)?;
     }
-    let deploy = checkout.root().join("deploy").display().to_string();
-    kubectl.run(&[
-        "apply",
-        "--server-side",
-        "--force-conflicts",
-        "--dry-run=server",
-        "--validate=strict",
-        "-k",
-        &deploy,
-    ])?;
+    for folder in kustomizations(&checkout.root().join("deploy"))? {
+        let shown = folder.display().to_string();
+        let apply =
+            ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-k", &shown];
+        kubectl.run(&apply).with_context(|| format!("the API server refuses {shown}"))?;
+    }
     // Their status stands without a spec: to be read, not to be stored.
     let golden = checkout.root().join("tests/translate").display().to_string();
     with_gateway_api(checkout, &lab, || {
@@ -110,6 +106,18 @@ fn dry_run(file: &Path) -> [&str; 5] {
 
 fn read(file: &Path) -> Result<String> {
     fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))
+}
+
+/// The folder, and every one below it that kustomize builds.
+fn kustomizations(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for file in yaml_files(folder)?.into_iter().filter(|file| file.ends_with("kustomization.yaml")) {
+        // A component is a part of another, and builds nothing by itself.
+        if !read(&file)?.contains("kind: Component") {
+            found.extend(file.parent().map(Path::to_owned));
+        }
+    }
+    Ok(found)
 }
 
 /// Every `*.yaml` below a folder, in order.

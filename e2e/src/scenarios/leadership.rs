@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::stage::{SOON, policy};
-use crate::audit::{self, Write};
+use crate::audit::{self, Request};
 use crate::checkout::Checkout;
 use crate::kubectl::Kubectl;
 use crate::lab::Lab;
@@ -189,8 +189,8 @@ fn last_writer(checkout: &Checkout, since: Timestamp) -> Result<Option<String>> 
 }
 
 /// The old leader's writes are over before another's begin, and the gap between is within bounds.
-fn judge(writes: &[Write], leader: &str, shortest: Duration, longest: Duration) -> Result<()> {
-    let (old, new): (Vec<&Write>, Vec<&Write>) = writes.iter().partition(|write| write.pod.as_deref() == Some(leader));
+fn judge(writes: &[Request], leader: &str, shortest: Duration, longest: Duration) -> Result<()> {
+    let (old, new): (Vec<&Request>, Vec<&Request>) = writes.iter().partition(|write| write.pod.as_deref() == Some(leader));
     let (Some(last), Some(first)) = (old.iter().max_by_key(|write| write.to), new.first()) else {
         bail!("{} writes of the old leader, {} of the new one", old.len(), new.len());
     };
@@ -207,21 +207,9 @@ fn judge(writes: &[Write], leader: &str, shortest: Duration, longest: Duration) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::write;
 
-    fn write(pod: &str, from: i64, to: i64) -> Write {
-        let time = |ms| Timestamp::from_millisecond(ms).unwrap();
-        Write {
-            pod: Some(pod.to_owned()),
-            from: time(from),
-            to: time(to),
-            verb: String::new(),
-            uri: String::new(),
-            code: 200,
-            holder: None,
-        }
-    }
-
-    fn judged(writes: &[Write]) -> Result<()> {
+    fn judged(writes: &[Request]) -> Result<()> {
         judge(writes, "old", Duration::from_secs(1), Duration::from_secs(2))
     }
 

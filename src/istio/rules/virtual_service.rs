@@ -15,8 +15,9 @@ type Matched = (i64, Option<String>);
 #[must_use]
 pub fn virtual_service_faults(spec: &Value) -> Vec<Fault> {
     let mut check = Check::default();
-    let Some(spec) = check.object("spec", spec, &["hosts", "http"]) else { return check.faults };
+    let Some(spec) = check.object("spec", spec, &["hosts", "exportTo", "http"]) else { return check.faults };
     check.hosts(spec.get("hosts"));
+    check.export(spec.get("exportTo"));
     let routes = check.list("spec.http", spec.get("http"));
     check.istio(!routes.is_empty(), "spec.http", "must have at least one entry");
     let mut seen: Vec<Matched> = Vec::new();
@@ -58,6 +59,22 @@ impl Check {
             self.istio(!overlaps, &path, "an earlier host covers it, or it covers one");
             earlier.push(host);
         }
+    }
+
+    /// istio `validateExportTo`. Of `.` beside the namespace's own name nothing is known here.
+    fn export(&mut self, namespaces: Option<&Value>) {
+        let namespaces = self.list("spec.exportTo", namespaces);
+        let mut earlier: Vec<&str> = Vec::new();
+        for (index, namespace) in namespaces.iter().enumerate() {
+            let path = format!("spec.exportTo[{index}]");
+            let name = self.text(&path, Some(namespace));
+            let is_name = matches!(name, "." | "*") || words::is_label(name);
+            self.istio(is_name, &path, &format!("{name:?} is no namespace"));
+            self.istio(!earlier.contains(&name), &path, "an earlier entry is the same");
+            earlier.push(name);
+        }
+        let is_public = earlier.contains(&"*");
+        self.istio(!is_public || earlier.len() == 1, "spec.exportTo", "* is for all, and stands alone");
     }
 
     /// istio `validateHTTPRoute`; gives what it matches.

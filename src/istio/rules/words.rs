@@ -68,7 +68,7 @@ fn are_labels(domain: &str) -> bool {
 }
 
 /// istio `labels.IsDNS1123Label`: upper case is allowed.
-fn is_label(text: &str) -> bool {
+pub(super) fn is_label(text: &str) -> bool {
     let bytes = text.as_bytes();
     let inner = bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-');
     let ends = bytes.first().zip(bytes.last()).is_some_and(|(first, last)| *first != b'-' && *last != b'-');

@@ -46,7 +46,7 @@ pub(super) fn look(valid: &Valid, name: &str, around: &Neighbourhood, ours: Opti
     }
     let callee = callee(valid);
     let http: Vec<_> = valid.routes.iter().map(|port| json!({"match": [{"port": port}]})).collect();
-    let spec = json!({"hosts": [valid.host], "http": http});
+    let spec = json!({"hosts": [valid.host], "exportTo": valid.export_to, "http": http});
     let own = would_be(Kind::VirtualService, valid, name, ours, spec);
     let around = around.with(own.clone());
     let mut routes = Routes::default();

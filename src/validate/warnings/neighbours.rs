@@ -24,6 +24,9 @@ pub(super) fn warn(valid: &Valid, neighbours: &Neighbours, all: &mut Warnings) {
             Unseen::RootNamespace(Kind::VirtualService) => {
                 "VirtualServices of Istio's root namespace may not be read: whether one of them has the routes of this host is not known; give the operator the right that deploy/ has for it"
             }
+            Unseen::OtherNamespaces => {
+                "the operator works in some namespaces only: DestinationRules, VirtualServices and ServiceEntries of others, by which their clients may get something else, and the labels of this namespace, which say whether its pods have sidecars, are not seen"
+            }
             Unseen::GatewayRoutes(kind) => {
                 all.say(None, Code::NotRead, format!("{kind}s may not be read: whether one of them has the routes of this target is not known; give the operator the right that deploy/ has for it"));
                 continue;
@@ -117,6 +120,17 @@ fn routes(valid: &Valid, neighbours: &Neighbours, all: &mut Warnings) {
             Code::YoungerRoutesIgnored,
             format!(
                 "{other} has the host too and is younger: Istio ignores its routes beside ours; move what they should do, or delete it"
+            ),
+        );
+    }
+    if !neighbours.namesakes.is_empty() && !valid.routes.is_empty() {
+        let who = listed(neighbours.namesakes.iter().map(|other| format!("ServiceEntry {other}")));
+        all.say(
+            None,
+            Code::RoutesStayHome,
+            format!(
+                "the host is declared in other namespaces as well ({who}), and routes count wherever it is called: ours are exported to namespace {} alone, so timeouts.request and retries hold for its clients only; declare a host in one place, or a policy in each",
+                valid.owner.namespace
             ),
         );
     }
