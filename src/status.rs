@@ -11,10 +11,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use crate::{
     api::{
         GeneratedRef, Resilience, ResilienceStatus, TargetStatus,
-        conditions::{ACCEPTED, PROGRAMMED, READY, Reason, STALLED},
+        conditions::{ACCEPTED, PROGRAMMED, READY, Reason, STALLED, VERIFIED},
         schema::Violation,
     },
     validate::{Refusal, Valid},
+    verification,
 };
 
 /// How a reconcile ended. Status, events and retry match on it without a wildcard: a new outcome
@@ -218,7 +219,9 @@ fn cut(mut text: String) -> String {
 #[must_use]
 pub fn status(resilience: &Resilience, outcome: &Outcome, now: Timestamp) -> Option<ResilienceStatus> {
     let old = resilience.status.clone().unwrap_or_default();
-    let new = next(&old, resilience.metadata.generation, outcome, now);
+    let mut new = next(&old, resilience.metadata.generation, outcome, now);
+    let verified = verification::verified(&resilience.spec, old.verification.as_ref());
+    new.conditions.push(reported(&old, VERIFIED, verified, resilience.metadata.generation, now));
     (new != old).then_some(new)
 }
 
@@ -300,7 +303,15 @@ fn next(old: &ResilienceStatus, generation: Option<i64>, outcome: &Outcome, now:
 /// manager, and an apply of ours must not claim them.
 #[must_use]
 pub fn is_ours(condition: &Condition) -> bool {
-    [ACCEPTED, PROGRAMMED, READY, STALLED].contains(&condition.type_.as_str())
+    [ACCEPTED, PROGRAMMED, READY, STALLED, VERIFIED].contains(&condition.type_.as_str())
+}
+
+/// What of a status is the operator's to write: not the conditions of others, nor what `verify` says.
+#[must_use]
+pub fn ours(mut status: ResilienceStatus) -> ResilienceStatus {
+    status.conditions.retain(is_ours);
+    status.verification = None;
+    status
 }
 
 fn describe(status: &mut ResilienceStatus, valid: &Valid, generated: Vec<GeneratedRef>) {
@@ -343,7 +354,16 @@ fn condition(
     now: Timestamp,
 ) -> Condition {
     let (holds, reason, message) = verdict;
-    let status = if holds { "True" } else { "False" };
+    reported(old, kind, (if holds { "True" } else { "False" }, reason, message), generation, now)
+}
+
+fn reported(
+    old: &ResilienceStatus,
+    kind: &str,
+    (status, reason, message): (&str, Reason, String),
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Condition {
     let before = old.conditions.iter().find(|condition| condition.type_ == kind && condition.status == status);
     // The API server keeps whole seconds: a finer time would differ at every read.
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now);

@@ -44,6 +44,8 @@ pub struct State {
     writes: Vec<String>,
     events: Vec<Value>,
     faults: Vec<(String, Fault)>,
+    /// What pods have logged, by their names.
+    logs: BTreeMap<String, String>,
     /// The OpenAPI document of Istio's kinds, which applies are held to; `null`: none.
     open_api: Value,
     served: bool,
@@ -149,6 +151,11 @@ impl State {
     /// As somebody else's `kubectl apply --server-side`.
     pub fn apply_as(&mut self, plural: &str, config: Value, manager: &str) -> Result<Value, (u16, Value)> {
         self.apply(&key(plural, &config), config, false, manager, false)
+    }
+
+    /// The same of a status.
+    pub fn apply_status_as(&mut self, plural: &str, config: Value, manager: &str) -> Result<Value, (u16, Value)> {
+        self.apply(&key(plural, &config), config, true, manager, true)
     }
 
     fn apply(
@@ -303,6 +310,11 @@ impl Fake {
         self.state().objects.get(&(plural.into(), "ns".into(), name.into())).cloned()
     }
 
+    /// What a pod has logged.
+    pub fn log(&self, pod: &str, text: &str) {
+        self.state().logs.insert(pod.to_owned(), text.to_owned());
+    }
+
     /// Another Istio is installed. `served`: its OpenAPI document can be read, too.
     pub fn install(&self, open_api: Value, served: bool) {
         let mut state = self.state();
@@ -443,6 +455,10 @@ impl Fake {
         }
         if parts.method == Method::GET && query.contains("watch=true") {
             return self.watch(&key.0, &query);
+        }
+        if parts.uri.path().ends_with("/log") {
+            let text = self.state().logs.get(&key.2).cloned().unwrap_or_default();
+            return Response::new(Body::from(text));
         }
         let answer = if parts.method == Method::GET && key.2.is_empty() {
             Ok(self.list(&key, &query))

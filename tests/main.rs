@@ -27,3 +27,4 @@ mod properties;
 mod reconcile;
 mod start;
 mod support;
+mod verify;
