@@ -28,6 +28,7 @@ pub mod raw_sample;
 pub mod server_side;
 pub mod side_by_side;
 pub mod stage;
+pub mod verify;
 pub mod versions;
 pub mod what_clients_get;
 
@@ -75,6 +76,9 @@ pub const ON_THE_LAB: &[Scenario] = &[
     Scenario { name: "a_leader_that_is_cut_off_ends_before_another_begins", run: leadership::cut_off },
     Scenario { name: "what_is_declared_is_what_envoy_enforces", run: enforced::is_declared },
     Scenario { name: "diff_and_explain_say_what_the_operator_does", run: command_line::tells },
+    Scenario { name: "verify_passes_where_limits_act", run: verify::passes_where_limits_act },
+    Scenario { name: "verify_fails_with_the_right_sentence", run: verify::fails_with_the_right_sentence },
+    Scenario { name: "verify_stops_on_each_guard_and_leaves_nothing", run: verify::stops_on_each_guard },
     Scenario { name: "two_labs_live_side_by_side", run: side_by_side::live },
     Scenario { name: "the_oracle_refuses_what_a_cluster_refused", run: judged::documents },
     Scenario { name: "the_oracle_resolves_as_a_cluster_does", run: judged::resolution },
