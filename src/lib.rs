@@ -29,3 +29,5 @@ pub mod runtime;
 pub mod status;
 pub mod translate;
 pub mod validate;
+pub mod verification;
+pub mod verify;

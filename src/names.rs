@@ -17,6 +17,8 @@ pub const KIND: &str = "Resilience";
 
 /// Field manager of every server-side apply to generated objects and status.
 pub const FIELD_MANAGER: &str = "resilience-operator";
+/// Field manager of `status.verification`, and reporter of its event.
+pub const VERIFY_MANAGER: &str = "resilience-verify";
 /// Value of [`LABEL_MANAGED_BY`] on generated objects, and reporter of events.
 pub const OPERATOR: &str = "resilience-operator";
 

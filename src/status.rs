@@ -13,11 +13,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use crate::{
     api::{
         GeneratedRef, Resilience, ResilienceStatus, TargetStatus,
-        conditions::{ACCEPTED, IN_EFFECT, PROGRAMMED, READY, Reason, STALLED},
+        conditions::{ACCEPTED, IN_EFFECT, PROGRAMMED, READY, Reason, STALLED, VERIFIED},
         schema::Violation,
     },
     in_effect::{Proof, Truth},
     validate::{Refusal, Valid},
+    verification,
 };
 
 /// How a reconcile ended. Status, events and retry match on it without a wildcard: a new outcome
@@ -221,7 +222,9 @@ fn cut(mut text: String) -> String {
 #[must_use]
 pub fn status(resilience: &Resilience, outcome: &Outcome, proof: &Proof, now: Timestamp) -> Option<ResilienceStatus> {
     let old = resilience.status.clone().unwrap_or_default();
-    let new = next(&old, resilience.metadata.generation, outcome, proof, now);
+    let mut new = next(&old, resilience.metadata.generation, outcome, proof, now);
+    let verified = verification::verified(&resilience.spec, old.verification.as_ref());
+    new.conditions.push(stamped(&old, VERIFIED, verified, resilience.metadata.generation, now));
     (new != old).then_some(new)
 }
 
@@ -319,7 +322,15 @@ pub(crate) use in_effect::{expectation, wrote};
 /// manager, and an apply of ours must not claim them.
 #[must_use]
 pub fn is_ours(condition: &Condition) -> bool {
-    [ACCEPTED, PROGRAMMED, IN_EFFECT, READY, STALLED].contains(&condition.type_.as_str())
+    [ACCEPTED, PROGRAMMED, IN_EFFECT, READY, STALLED, VERIFIED].contains(&condition.type_.as_str())
+}
+
+/// What of a status is the operator's to write: not the conditions of others, nor what `verify` says.
+#[must_use]
+pub fn ours(mut status: ResilienceStatus) -> ResilienceStatus {
+    status.conditions.retain(is_ours);
+    status.verification = None;
+    status
 }
 
 fn describe(status: &mut ResilienceStatus, valid: &Valid, generated: Vec<GeneratedRef>) {

@@ -74,6 +74,7 @@ fn every_command_with_an_answer_takes_the_same_formats() {
     for command in ["render", "crd"] {
         offers(command, "yaml, json");
     }
+    offers("verify", "table, json, yaml, junit");
 }
 
 #[test]

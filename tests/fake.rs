@@ -57,6 +57,11 @@ impl Fake {
         self.state().objects.get(&(plural.into(), "ns".into(), name.into())).cloned()
     }
 
+    /// What a pod has logged.
+    pub fn log(&self, pod: &str, text: &str) {
+        self.state().logs.insert(pod.to_owned(), text.to_owned());
+    }
+
     /// Another Istio is installed. `served`: its OpenAPI document can be read, too.
     pub fn install(&self, open_api: Value, served: bool) {
         let mut state = self.state();
@@ -214,6 +219,10 @@ impl Fake {
         }
         if parts.method == Method::GET && query.contains("watch=true") {
             return self.watch(&key.0, &query);
+        }
+        if parts.uri.path().ends_with("/log") {
+            let text = self.state().logs.get(&key.2).cloned().unwrap_or_default();
+            return Response::new(Body::from(text));
         }
         let answer = if parts.method == Method::GET && key.2.is_empty() {
             Ok(self.list(&key, &query))

@@ -9,7 +9,10 @@ use std::{fs, path::Path};
 
 use jiff::Timestamp;
 use resilience_operator::{
-    api::{GeneratedRef, Mode, Ownership, Resilience},
+    api::{
+        GeneratedRef, Mode, Ownership, Resilience,
+        conditions::{IN_EFFECT, VERIFIED},
+    },
     cli::{
         input,
         world::{Beyond, Policy, World},
@@ -144,8 +147,10 @@ fn held(owner: &Owner, existing: &[Existing]) -> Vec<GeneratedRef> {
 
 /// The policy with its status after `outcome`.
 fn said(policy: &Policy, resilience: &Resilience, outcome: &Outcome) -> String {
-    let status = status(resilience, outcome, &Proof::NotSetUp, Timestamp::UNIX_EPOCH)
+    let mut status = status(resilience, outcome, &Proof::NotSetUp, Timestamp::UNIX_EPOCH)
         .expect("the first status differs from none");
+    // What files cannot tell, and would say in each: whether proxies have it, and whether it was tried.
+    status.conditions.retain(|condition| condition.type_ != IN_EFFECT && condition.type_ != VERIFIED);
     let object: Value = json!({
         "apiVersion": resilience_operator::names::API_VERSION,
         "kind": resilience_operator::names::KIND,

@@ -34,3 +34,4 @@ mod properties;
 mod reconcile;
 mod start;
 mod support;
+mod verify;

@@ -35,6 +35,7 @@ pub mod rights;
 pub mod server_side;
 pub mod side_by_side;
 pub mod stage;
+pub mod verify;
 pub mod versions;
 pub mod what_clients_get;
 
@@ -98,6 +99,9 @@ pub const ON_THE_LAB: &[Scenario] = &[
         run: authors::pods_beside_the_operator_are_restricted,
     },
     Scenario { name: "diff_and_explain_say_what_the_operator_does", run: command_line::tells },
+    Scenario { name: "verify_passes_where_limits_act", run: verify::passes_where_limits_act },
+    Scenario { name: "verify_fails_with_the_right_sentence", run: verify::fails_with_the_right_sentence },
+    Scenario { name: "verify_stops_on_each_guard_and_leaves_nothing", run: verify::stops_on_each_guard },
     Scenario { name: "two_labs_live_side_by_side", run: side_by_side::live },
     // While its hundreds of namespaces go, which takes minutes, new pods start slowly: what comes next needs none.
     Scenario { name: "what_is_declared_is_what_envoy_enforces", run: enforced::is_declared },

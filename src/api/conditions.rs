@@ -13,6 +13,9 @@ pub const READY: &str = "Ready";
 /// Waiting will not help; somebody has to change something (kstatus).
 pub const STALLED: &str = "Stalled";
 
+/// `verify` saw the limits of this very spec trip; see `status.verification`. Never counts for `Ready`.
+pub const VERIFIED: &str = "Verified";
+
 /// Why a condition has its status. One set for all types: a reason keeps its meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
@@ -76,6 +79,14 @@ pub enum Reason {
     NotReady,
     /// `Stalled=False`: nothing wrong, or it heals by itself. `InEffect=Unknown`: proxies are about to have it.
     Progressing,
+    /// `Verified=True`: every limit that was tried tripped as configured.
+    Verified,
+    /// `Verified=False`: at least one did not.
+    NotVerified,
+    /// `Verified=Unknown`: the spec is another one than the verified one.
+    Stale,
+    /// `Verified=Unknown`: nobody has run `verify` on the object.
+    NeverVerified,
 }
 
 impl Reason {
@@ -125,6 +136,10 @@ impl Reason {
             Self::Ready => "Ready",
             Self::NotReady => "NotReady",
             Self::Progressing => "Progressing",
+            Self::Verified => "Verified",
+            Self::NotVerified => "NotVerified",
+            Self::Stale => "Stale",
+            Self::NeverVerified => "NeverVerified",
         }
     }
 }

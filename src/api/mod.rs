@@ -11,6 +11,7 @@ mod metadata;
 pub mod schema;
 mod status;
 pub mod v1alpha1;
+mod verification;
 pub mod warnings;
 
 pub use blocks::*;
@@ -18,3 +19,4 @@ pub use duration::Duration;
 pub use fields::RETRIABLE_STATUS_CODES;
 pub use status::*;
 pub use v1alpha1::*;
+pub use verification::*;

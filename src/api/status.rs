@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{TargetRef, fields::conditions_schema, warnings::Code};
+use super::{TargetRef, Verification, fields::conditions_schema, warnings::Code};
 
 /// What was observed and done.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -13,7 +13,7 @@ pub struct ResilienceStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Accepted, Programmed, InEffect, Ready, Stalled.
+    /// Accepted, Programmed, InEffect, Ready, Stalled, Verified.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
@@ -26,6 +26,9 @@ pub struct ResilienceStatus {
     /// What is legal but will surprise.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "what_is_known")]
     pub warnings: Vec<Warning>,
+    /// What `verify` found. Not the operator's: `Verified` is derived from it.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "if_it_is_known")]
+    pub verification: Option<Verification>,
 }
 
 /// A list of the status, or nothing of it if another version of the operator wrote what this one does
@@ -37,6 +40,16 @@ where
 {
     let list = serde_json::Value::deserialize(deserializer)?;
     Ok(serde_json::from_value(list).unwrap_or_default())
+}
+
+/// A part of the status, or nothing of it, likewise.
+fn if_it_is_known<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: serde::de::DeserializeOwned,
+{
+    let part = serde_json::Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(part).unwrap_or_default())
 }
 
 /// One target of the policy.
@@ -161,6 +174,7 @@ mod tests {
                 "observedGeneration": 3,
                 "warnings": [{"code": "RES999", "message": "of tomorrow"}],
                 "effective": [{"path": "p", "value": "v", "origin": "Oracle"}],
+                "verification": {"specHash": "x", "result": "Half"},
             },
         });
         let status = serde_json::from_value::<Resilience>(object).unwrap().status.unwrap();

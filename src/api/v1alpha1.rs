@@ -47,6 +47,12 @@ use crate::names;
         priority = 1
     ),
     printcolumn(name = "Endpoints", type_ = "integer", json_path = ".status.targets[0].endpoints", priority = 1),
+    printcolumn(
+        name = "Verified",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Verified\")].status",
+        priority = 1
+    ),
     printcolumn(name = "Warnings", type_ = "string", json_path = ".status.warnings[*].code", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]

@@ -17,6 +17,8 @@ pub mod output;
 pub mod render;
 pub mod run;
 pub mod validate;
+pub mod verify;
+pub mod verify_worker;
 pub mod world;
 pub mod yaml;
 
@@ -47,6 +49,9 @@ enum Command {
     Validate(validate::Args),
     Diff(diff::Args),
     Explain(explain::Args),
+    Verify(verify::Args),
+    #[command(hide = true)]
+    VerifyWorker(verify_worker::Args),
     Load(load::LoadArgs),
     Crd(crd::Args),
     Completion(completion::Args),
@@ -72,6 +77,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Validate(args) => validate::run(&args, &mut io),
         Command::Diff(args) => diff::run(&args, &mut io),
         Command::Explain(args) => explain::run(&args, &mut io),
+        Command::Verify(args) => verify::run(&args, &mut io),
+        Command::VerifyWorker(args) => verify_worker::run(&args),
         Command::Crd(args) => crd::run(&args, &mut io.out),
         Command::Completion(args) => completion::run(&args, &mut io.out),
     };

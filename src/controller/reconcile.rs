@@ -69,10 +69,9 @@ fn namespace(resilience: &Resilience) -> String {
     resilience.namespace().unwrap_or_default()
 }
 
-/// Ours alone: conditions of other reporters are left out of the apply, so they stay theirs.
-async fn write_status(hands: &Hands, resilience: &Resilience, mut status: ResilienceStatus) -> Result<(), CallError> {
-    status.conditions.retain(status::is_ours);
-    let status = serde_json::to_value(status).unwrap_or_default();
+/// Ours alone: what others report is left out of the apply, so it stays theirs.
+async fn write_status(hands: &Hands, resilience: &Resilience, status: ResilienceStatus) -> Result<(), CallError> {
+    let status = serde_json::to_value(status::ours(status)).unwrap_or_default();
     let uid = resilience.uid().unwrap_or_default();
     let answer = hands.calls.status(&namespace(resilience), &resilience.name_any(), &uid, &status).await?;
     if let Some(answer) = answer {
@@ -100,7 +99,8 @@ pub async fn report_unreadable(
         "this version of the operator cannot read the object ({error}): apply the CRD that belongs to it and correct the object, or update the operator"
     );
     let outcome = Outcome::Rejected(vec![Violation::new("", fault)]);
-    if let Some(status) = status(&stand_in, &outcome, &Proof::NotYet, Timestamp::now()) {
+    if let Some(mut status) = status(&stand_in, &outcome, &Proof::NotYet, Timestamp::now()) {
+        status.verification = None;
         let mut status = serde_json::to_value(status).unwrap_or_default();
         if let Value::Object(status) = &mut status {
             // A merge leaves alone what it does not name.

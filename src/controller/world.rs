@@ -23,7 +23,7 @@ use super::{
     index::{Key, as_read, target_of},
 };
 use crate::{
-    api::{Resilience, ResilienceStatus, TargetKind, TargetRef, conditions},
+    api::{Resilience, ResilienceStatus, TargetKind, TargetRef, Verification, conditions},
     istio::{
         Existing, Kind, Knows, Stake,
         neighbourhood::{GatewayRoute, GatewayRouteKind, Neighbourhood},
@@ -52,6 +52,11 @@ impl Policy {
         }
     }
 
+    /// What `verify` says of it, from which a condition follows.
+    fn verification(&self) -> Option<&Verification> {
+        self.readable()?.status.as_ref()?.verification.as_ref()
+    }
+
     /// Metadata, in both cases.
     pub fn meta(&self) -> &ObjectMeta {
         match self {
@@ -65,13 +70,14 @@ impl Policy {
         self.readable()?.spec.target_refs.first()
     }
 
-    /// Whether a reconcile could end differently now: a change of status cannot make it.
+    /// Whether a reconcile could end differently now. Of a status only what `verify` says can make it.
     pub fn differs(&self, other: &Self) -> bool {
         let (one, two) = (self.meta(), other.meta());
         one.uid != two.uid
             || one.generation != two.generation
             || one.deletion_timestamp != two.deletion_timestamp
             || self.readable().is_some() != other.readable().is_some()
+            || self.verification() != other.verification()
     }
 }
 

@@ -91,6 +91,8 @@ pub struct State {
     pub(super) writes: Vec<String>,
     pub(super) events: Vec<Value>,
     pub(super) faults: Vec<(String, Fault)>,
+    /// What pods have logged, by their names.
+    pub(super) logs: BTreeMap<String, String>,
     /// The OpenAPI document of Istio's kinds, which applies are held to; `null`: none.
     pub(super) open_api: Value,
     pub(super) served: bool,
@@ -356,6 +358,11 @@ impl State {
     /// As somebody else's `kubectl apply --server-side`.
     pub fn apply_as(&mut self, plural: &str, config: Value, manager: &str) -> Result<Value, (u16, Value)> {
         self.apply(&key_of(plural, &config), config, false, manager, false)
+    }
+
+    /// The same of a status.
+    pub fn apply_status_as(&mut self, plural: &str, config: Value, manager: &str) -> Result<Value, (u16, Value)> {
+        self.apply(&key_of(plural, &config), config, true, manager, true)
     }
 
     pub(super) fn apply(

@@ -38,8 +38,9 @@ pub fn judge(writes: &[Request], since: Timestamp, stalls: &[Stall]) -> Verdict 
     let terms = terms(writes);
     let mut verdict = Verdict::default();
     let mut last: Option<&Request> = None;
-    let is_judged =
-        |write: &&Request| write.from >= since && write.pod.is_some() && !write.is_about_leading() && write.took_effect();
+    let is_judged = |write: &&Request| {
+        write.from >= since && write.pod.is_some() && !write.is_about_leading() && write.took_effect()
+    };
     let mut judged: Vec<&Request> = writes.iter().filter(is_judged).collect();
     judged.sort_by_key(|write| write.from);
     for write in judged {

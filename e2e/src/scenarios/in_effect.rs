@@ -13,9 +13,9 @@ use crate::checkout::Checkout;
 use crate::cluster::manifest;
 use crate::kubectl::Kubectl;
 use crate::lab::Lab;
-use crate::replicas::{process_of, signal};
 use crate::namespace::with_namespace;
 use crate::operator;
+use crate::replicas::{process_of, signal};
 use crate::wait::Seen;
 use crate::workloads::{start_client_in, with_images};
 

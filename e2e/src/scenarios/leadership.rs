@@ -190,7 +190,8 @@ fn last_writer(checkout: &Checkout, since: Timestamp) -> Result<Option<String>> 
 
 /// The old leader's writes are over before another's begin, and the gap between is within bounds.
 fn judge(writes: &[Request], leader: &str, shortest: Duration, longest: Duration) -> Result<()> {
-    let (old, new): (Vec<&Request>, Vec<&Request>) = writes.iter().partition(|write| write.pod.as_deref() == Some(leader));
+    let (old, new): (Vec<&Request>, Vec<&Request>) =
+        writes.iter().partition(|write| write.pod.as_deref() == Some(leader));
     let (Some(last), Some(first)) = (old.iter().max_by_key(|write| write.to), new.first()) else {
         bail!("{} writes of the old leader, {} of the new one", old.len(), new.len());
     };

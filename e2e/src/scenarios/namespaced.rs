@@ -113,8 +113,7 @@ fn judge(checkout: &Checkout, lab: &Lab, inside: &Kubectl, outside: &Kubectl, be
     ensure!(generated.trim().is_empty(), "generated outside: {generated}");
 
     let mut asked = 0;
-    for request in audit::requests(checkout)?.iter().filter(|one| one.from >= begun && one.is_by_the_operator())
-    {
+    for request in audit::requests(checkout)?.iter().filter(|one| one.from >= begun && one.is_by_the_operator()) {
         ensure!(!request.is_denied(), "a right is missing: {request}: {}", request.message);
         let of = request.namespace.as_deref();
         let known = [inside.current_namespace(), operator::NAMESPACE, "istio-system"];

@@ -86,9 +86,7 @@ fn goldens(checkout: &Checkout, program: &Path) -> Result<Vec<Golden>> {
         if fs::read_to_string(&file)?.contains("CustomResourceDefinition") {
             continue;
         }
-        let mut objects = render(program, &[&file])?.unwrap_or_default();
-        // What is merged into somebody else's object is none by itself.
-        objects.retain(|object| object.pointer("/metadata/annotations/resilience.dev~1co-owner").is_none());
+        let objects = render(program, &[&file])?.unwrap_or_default();
         if !objects.is_empty() {
             goldens.push(Golden { file, objects });
         }
@@ -97,7 +95,7 @@ fn goldens(checkout: &Checkout, program: &Path) -> Result<Vec<Golden>> {
     Ok(goldens)
 }
 
-/// What `render` prints of these files; `None` if it refuses.
+/// The whole objects that `render` prints of these files; `None` if it refuses.
 fn render(program: &Path, files: &[&Path]) -> Result<Option<Vec<Value>>> {
     let mut command = Command::new(program);
     command.args(["render", "--output", "json", "--endpoints", "3"]);
@@ -108,7 +106,10 @@ fn render(program: &Path, files: &[&Path]) -> Result<Option<Vec<Value>>> {
     match answer.status.code() {
         Some(0) => {
             let list: Value = serde_json::from_str(&answer.stdout).context("render printed no JSON")?;
-            Ok(Some(list["items"].as_array().cloned().unwrap_or_default()))
+            let mut objects = list["items"].as_array().cloned().unwrap_or_default();
+            // What is merged into somebody else's object is none by itself.
+            objects.retain(|object| object.pointer("/metadata/annotations/resilience.dev~1co-owner").is_none());
+            Ok(Some(objects))
         }
         Some(1) => Ok(None),
         _ => Err(anyhow::anyhow!("render of {files:?} failed: {}", tail(&answer.all(), 5))),

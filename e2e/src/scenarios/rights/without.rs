@@ -257,7 +257,10 @@ fn play(lab: &Lab, binary: &Path, one: &Without) -> Result<()> {
 /// Whether it was denied something, which is what was taken away and nothing else.
 fn is_denied(checkout: &Checkout, one: &Without) -> Result<bool> {
     let requests = audit::requests(checkout)?;
-    let denied: Vec<_> = requests.iter().filter(|request| request.account.as_deref() == Some(one.name.as_str()) && request.is_denied()).collect();
+    let denied: Vec<_> = requests
+        .iter()
+        .filter(|request| request.account.as_deref() == Some(one.name.as_str()) && request.is_denied())
+        .collect();
     for request in &denied {
         let verb = if request.message.contains("cannot create resource") { "create" } else { request.verb.as_str() };
         let right = (request.what.clone(), verb.to_owned());
