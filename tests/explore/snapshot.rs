@@ -23,7 +23,8 @@ pub fn text(state: &State) -> String {
     for (uid, name) in living {
         text = text.replace(&uid, &name);
     }
-    text
+    // Two words for the same, by whether there ever was something: a run may have skipped that.
+    text.replace("what was generated from this object is removed", "nothing was generated")
 }
 
 fn tidy(value: &mut Value) {
