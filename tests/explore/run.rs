@@ -114,9 +114,9 @@ impl World {
         {
             let mut state = fake.state();
             let (calls, events, changes) = (driver.clone(), driver.clone(), driver.clone());
-            state.hooks.on_call = Some(Box::new(move |call| on_call(&calls, call)));
-            state.hooks.on_event = Some(Box::new(move |plural| on_event(&mut events.lock().unwrap(), plural)));
-            state.hooks.on_change = Some(Box::new(move |state| {
+            state.hooks.call = Some(Box::new(move |call| on_call(&calls, call)));
+            state.hooks.event = Some(Box::new(move |plural| on_event(&mut events.lock().unwrap(), plural)));
+            state.hooks.change = Some(Box::new(move |state| {
                 let mut driver = changes.lock().unwrap();
                 let found = invariants::broken(state, driver.user);
                 let at = driver.told.last().cloned().unwrap_or_default();

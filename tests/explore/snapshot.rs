@@ -17,7 +17,7 @@ pub fn text(state: &State) -> String {
             living.push((object["metadata"]["uid"].to_string(), format!("\"of {plural}/{name}\"")));
             let mut object = object.clone();
             tidy(&mut object);
-            text += &format!("{plural}/{name}\n{}\n", serde_json::to_string_pretty(&object).unwrap());
+            text.extend([plural, "/", name, "\n", &serde_json::to_string_pretty(&object).unwrap(), "\n"]);
         }
     }
     for (uid, name) in living {
