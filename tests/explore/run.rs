@@ -145,9 +145,14 @@ impl World {
             let mut options = vec![Choice::Good];
             options.extend((left > 1).then_some(Choice::UserTwice));
             options.extend([Choice::Restart, Choice::Collect]);
+            options.extend(KINDS.map(Choice::StaleList));
             let chosen = self.driver().choose("rest", options);
             match chosen {
                 Choice::Restart => self.restart().await,
+                Choice::StaleList(plural) => {
+                    self.lag(plural);
+                    self.restart().await;
+                }
                 Choice::Collect => self.fake.state().collect(),
                 Choice::UserTwice => {
                     self.act();
@@ -190,11 +195,16 @@ impl World {
             driver.choose("start", options)
         };
         if let Choice::StaleList(plural) = chosen {
-            let mut state = self.fake.state();
-            state.lagging.insert(plural.to_owned());
-            state.hold(plural);
+            self.lag(plural);
         }
         self.operator = Some(start(&self.fake));
+    }
+
+    /// The next list of a kind is one event behind, and what follows it is held until there is rest.
+    fn lag(&self, plural: &str) {
+        let mut state = self.fake.state();
+        state.lagging.insert(plural.to_owned());
+        state.hold(plural);
     }
 
     /// Ends all that was wrong, and waits; gives the writes that were made after everything was at rest.
