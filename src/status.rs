@@ -242,11 +242,9 @@ fn next(
             no(Reason::NotAccepted, &left_in_place(old)),
             yes(outcome.reason(), &message),
         ),
-        Outcome::Superseded(_) => (
-            no(outcome.reason(), &message),
-            no(Reason::NotAccepted, "what was generated from this object is removed"),
-            yes(outcome.reason(), &message),
-        ),
+        Outcome::Superseded(_) => {
+            (no(outcome.reason(), &message), no(Reason::NotAccepted, REMOVED), yes(outcome.reason(), &message))
+        }
         Outcome::Waiting(_) => (
             no(outcome.reason(), &message),
             no(Reason::NotAccepted, &left_in_place(old)),
@@ -345,10 +343,16 @@ fn describe(status: &mut ResilienceStatus, valid: &Valid, generated: Vec<Generat
     status.warnings.clone_from(&valid.warnings);
 }
 
+const REMOVED: &str = "what was generated from this object is removed";
+
 fn left_in_place(old: &ResilienceStatus) -> String {
     let names: Vec<String> =
         old.targets.iter().flat_map(|target| &target.generated).map(GeneratedRef::called).collect();
-    if names.is_empty() {
+    let mut said = old.conditions.iter().filter(|condition| condition.type_ == PROGRAMMED);
+    if names.is_empty() && said.any(|condition| condition.message == REMOVED) {
+        // Nothing has changed since, and so nothing is written.
+        REMOVED.to_owned()
+    } else if names.is_empty() {
         "nothing was generated".to_owned()
     } else {
         format!("{} of an earlier version stays as it was", names.join(" and "))

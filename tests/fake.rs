@@ -200,7 +200,7 @@ impl Fake {
             let at = state.faults.iter().position(|(planned, _)| *planned == call);
             let planned = at.map(|at| state.faults.remove(at).1);
             let asked = !call.starts_with("list") && key.0 != "leases";
-            planned.or_else(|| state.hooks.on_call.as_mut().filter(|_| asked)?(&call))
+            planned.or_else(|| state.hooks.call.as_mut().filter(|_| asked)?(&call))
         };
         let (mut panics, mut instead) = (false, None);
         match fault {

@@ -49,7 +49,7 @@ async fn programmed() -> (Fake, Operator) {
 /// The next event of a kind is never told.
 fn lose_the_next(fake: &Fake, plural: &'static str) {
     let mut lost = false;
-    fake.state().hooks.on_event = Some(Box::new(move |told| {
+    fake.state().hooks.event = Some(Box::new(move |told| {
         if lost || told != plural {
             return Delivery::Now;
         }
@@ -300,7 +300,7 @@ async fn many_that_fail_hold_up_nobody_and_come_back_together_with_the_api_serve
     let fake = fake_with(&names.iter().map(String::as_str).collect::<Vec<_>>());
     let (away, tried) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
     let (is_away, count) = (away.clone(), tried.clone());
-    fake.state().hooks.on_call = Some(Box::new(move |call| {
+    fake.state().hooks.call = Some(Box::new(move |call| {
         let fails = call.contains("/bad-") && is_away.load(Ordering::Relaxed);
         count.fetch_add(usize::from(fails), Ordering::Relaxed);
         fails.then_some(Fault::Answer(503, "away"))

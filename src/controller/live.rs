@@ -22,12 +22,11 @@ pub async fn read_what_is_unsure(hands: &Hands, of: For<'_>, found: Option<&Entr
         names.extend(found.iter().flat_map(|found| cache.by(Key::Uid(&found.uid))).map(|entry| entry.name.clone()));
         for name in cache.unsure(namespace, policy, &names) {
             let there = hands.calls.read(kind, namespace, &name).await?;
-            let delta = match there {
-                Some(object) => cache.put_own(world::existing(kind, object)),
-                None => {
-                    let known = cache.get(namespace, &name);
-                    known.and_then(|known| cache.remove(namespace, &name, &known.uid, None))
-                }
+            let delta = if let Some(object) = there {
+                cache.put_own(world::existing(kind, object))
+            } else {
+                let known = cache.get(namespace, &name);
+                known.and_then(|known| cache.remove(namespace, &name, &known.uid, None))
             };
             cache.settle(namespace, &name, policy);
             if let Some(delta) = delta {

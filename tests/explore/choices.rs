@@ -41,7 +41,7 @@ pub enum Choice {
     UserTwice,
     Restart,
     Collect,
-    /// The list of a kind, at a start, is one event behind.
+    /// It is started anew, and the list of a kind is one event behind.
     StaleList(&'static str),
 }
 

@@ -85,7 +85,7 @@ fn only_what_is_there_is_claimed(state: &State, broken: &mut Vec<String>) {
         let has = |rule: &&Value| {
             limit.as_ref() == Some(&rule["spec"]["trafficPolicy"]["connectionPool"]["http"]["http2MaxRequests"])
         };
-        if plural == DR && limit.as_ref().is_some_and(|limit| !limit.is_null()) && !ever.iter().any(|rule| has(rule)) {
+        if plural == DR && limit.as_ref().is_some_and(|limit| !limit.is_null()) && !ever.iter().any(has) {
             broken.push(format!("{} claims generation {generation}, which never was in its rule", name(policy)));
         }
     }

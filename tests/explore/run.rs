@@ -114,9 +114,9 @@ impl World {
         {
             let mut state = fake.state();
             let (calls, events, changes) = (driver.clone(), driver.clone(), driver.clone());
-            state.hooks.on_call = Some(Box::new(move |call| on_call(&calls, call)));
-            state.hooks.on_event = Some(Box::new(move |plural| on_event(&mut events.lock().unwrap(), plural)));
-            state.hooks.on_change = Some(Box::new(move |state| {
+            state.hooks.call = Some(Box::new(move |call| on_call(&calls, call)));
+            state.hooks.event = Some(Box::new(move |plural| on_event(&mut events.lock().unwrap(), plural)));
+            state.hooks.change = Some(Box::new(move |state| {
                 let mut driver = changes.lock().unwrap();
                 let found = invariants::broken(state, driver.user);
                 let at = driver.told.last().cloned().unwrap_or_default();
@@ -145,9 +145,14 @@ impl World {
             let mut options = vec![Choice::Good];
             options.extend((left > 1).then_some(Choice::UserTwice));
             options.extend([Choice::Restart, Choice::Collect]);
+            options.extend(KINDS.map(Choice::StaleList));
             let chosen = self.driver().choose("rest", options);
             match chosen {
                 Choice::Restart => self.restart().await,
+                Choice::StaleList(plural) => {
+                    self.lag(plural);
+                    self.restart().await;
+                }
                 Choice::Collect => self.fake.state().collect(),
                 Choice::UserTwice => {
                     self.act();
@@ -190,11 +195,16 @@ impl World {
             driver.choose("start", options)
         };
         if let Choice::StaleList(plural) = chosen {
-            let mut state = self.fake.state();
-            state.lagging.insert(plural.to_owned());
-            state.hold(plural);
+            self.lag(plural);
         }
         self.operator = Some(start(&self.fake));
+    }
+
+    /// The next list of a kind is one event behind, and what follows it is held until there is rest.
+    fn lag(&self, plural: &str) {
+        let mut state = self.fake.state();
+        state.lagging.insert(plural.to_owned());
+        state.hold(plural);
     }
 
     /// Ends all that was wrong, and waits; gives the writes that were made after everything was at rest.

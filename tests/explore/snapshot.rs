@@ -17,13 +17,14 @@ pub fn text(state: &State) -> String {
             living.push((object["metadata"]["uid"].to_string(), format!("\"of {plural}/{name}\"")));
             let mut object = object.clone();
             tidy(&mut object);
-            text += &format!("{plural}/{name}\n{}\n", serde_json::to_string_pretty(&object).unwrap());
+            text.extend([plural, "/", name, "\n", &serde_json::to_string_pretty(&object).unwrap(), "\n"]);
         }
     }
     for (uid, name) in living {
         text = text.replace(&uid, &name);
     }
-    text
+    // Two words for the same, by whether there ever was something: a run may have skipped that.
+    text.replace("what was generated from this object is removed", "nothing was generated")
 }
 
 fn tidy(value: &mut Value) {

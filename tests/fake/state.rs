@@ -66,9 +66,9 @@ type OnChange = dyn FnMut(&State) + Send;
 /// Asked at every call that a reconcile makes, at every event, and after every change.
 #[derive(Default)]
 pub struct Hooks {
-    pub on_call: Option<Box<OnCall>>,
-    pub on_event: Option<Box<OnEvent>>,
-    pub on_change: Option<Box<OnChange>>,
+    pub call: Option<Box<OnCall>>,
+    pub event: Option<Box<OnEvent>>,
+    pub change: Option<Box<OnChange>>,
 }
 
 #[derive(Default)]
@@ -166,7 +166,7 @@ impl State {
     pub fn tell(&mut self, kind: &str, plural: &str, object: &Value) {
         let (version, plural_, kind) = (self.version, plural.to_owned(), kind.to_owned());
         self.history.push(Told { version, plural: plural_, kind, object: object.clone() });
-        match self.hooks.on_event.as_mut().map_or(Delivery::Now, |ask| ask(plural)) {
+        match self.hooks.event.as_mut().map_or(Delivery::Now, |ask| ask(plural)) {
             Delivery::Now => self.pump(plural),
             Delivery::Held(last) => drop(self.held.insert(plural.to_owned(), last)),
             Delivery::Never => {
@@ -182,9 +182,9 @@ impl State {
                 self.repeat(plural, 1);
             }
         }
-        if let Some(mut look) = self.hooks.on_change.take() {
+        if let Some(mut look) = self.hooks.change.take() {
             look(self);
-            self.hooks.on_change = Some(look);
+            self.hooks.change = Some(look);
         }
     }
 
