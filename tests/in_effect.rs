@@ -61,7 +61,7 @@ impl Istiod {
     /// Serves on loopback, and puts its address where istiods are found.
     async fn start(fake: &Fake, name: &str) -> Self {
         let istiod = Self::default();
-        istiod.with(|mesh| mesh.token = "Bearer token-1".to_owned());
+        istiod.with(|mesh| "Bearer token-1".clone_into(&mut mesh.token));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let app = Router::new().route("/debug/syncz", get(syncz)).route("/debug/config_dump", get(config_dump));

@@ -308,6 +308,8 @@ mod tests {
             "inboundConnectionPool.http.idleTimeout",
             // A word that our API has not for servers.
             "inboundConnectionPool.http.maxRetries",
+            // Written where the target is not for everybody, which it is here.
+            "exportTo",
         ];
         for kind in Kind::ALL {
             for field in written_fields(kind) {

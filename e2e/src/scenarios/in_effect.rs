@@ -46,7 +46,7 @@ pub fn counts(checkout: &Checkout) -> Result<()> {
             let all = json!({"total": connected, "inEffect": connected});
             Ok(if counted == all { Seen::Done(()) } else { Seen::NotYet(format!("{counted}, and not {all}")) })
         })?;
-        let stopped = mesh.pod(mesh.away, "second")?;
+        let stopped = pod(mesh.away, "second")?;
         let envoy = process_of(mesh.lab, &stopped, b"/usr/local/bin/envoy\0")?;
         signal(envoy, Signal::SIGSTOP)?;
         let judged = mesh.judge_laggard(&stopped);
@@ -133,14 +133,6 @@ impl Mesh<'_> {
                 "patch": {"operation": "MERGE", "value": {"lb_policy": "CLUSTER_PROVIDED"}},
             }]},
         })
-    }
-
-    fn pod(&self, kubectl: &Kubectl, app: &str) -> Result<String> {
-        let pods = kubectl.json(&["get", "pods", "-l", &format!("app={app}")])?;
-        let living = pods["items"].as_array().into_iter().flatten();
-        let living = living.filter(|pod| pod["metadata"].get("deletionTimestamp").is_none());
-        let mut names = living.filter_map(|pod| pod["metadata"]["name"].as_str());
-        Ok(names.next().with_context(|| format!("no pod of {app}"))?.to_owned())
     }
 
     /// The sidecars of each istiod, by its own list.
@@ -237,4 +229,13 @@ fn deploy(lab: &Lab, folder: &str) -> Result<()> {
     let system = lab.namespace(operator::NAMESPACE);
     lab.kubectl().run(&["apply", "--server-side", "--force-conflicts", "--field-manager=lab", "-k", folder])?;
     system.rolled_out("deployment", SOON * 2)
+}
+
+/// A pod of an app that is not on its way out.
+fn pod(kubectl: &Kubectl, app: &str) -> Result<String> {
+    let pods = kubectl.json(&["get", "pods", "-l", &format!("app={app}")])?;
+    let living = pods["items"].as_array().into_iter().flatten();
+    let living = living.filter(|pod| pod["metadata"].get("deletionTimestamp").is_none());
+    let mut names = living.filter_map(|pod| pod["metadata"]["name"].as_str());
+    Ok(names.next().with_context(|| format!("no pod of {app}"))?.to_owned())
 }
