@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Cause, Finding};
 use crate::{
-    api::{Duration, Method, RetryOn},
+    api::{Duration, Method, RetryOn, ServerMode},
     validate::{Policy, ResolvedRetries, ServerLimits, Valid},
 };
 
@@ -222,7 +222,9 @@ const MOST_FAILING: u64 = 1_000;
 #[must_use]
 pub fn plan(valid: &Valid, asked: &Asked, rule: Option<String>, routes: Option<String>) -> Plan {
     let policy = valid.of_port(asked.port);
-    let planner = Planner { policy, server: valid.server.as_ref(), endpoints: valid.endpoints, asked };
+    // Unlimited is no limit that could trip.
+    let server = valid.server.as_ref().filter(|server| server.mode == ServerMode::Limited);
+    let planner = Planner { policy, server, endpoints: valid.endpoints, asked };
     let mut lines = Vec::new();
     planner.client(&mut lines);
     // What needs few callers comes first: nobody is driven harder than it takes.

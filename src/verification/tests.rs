@@ -198,6 +198,12 @@ fn two_at_a_time() -> Plan {
     planned(json!({"limits": {"perClient": {"activeRequests": 2}, "perServer": {"mode": "Unlimited"}}}), 1)
 }
 
+#[test]
+fn a_server_without_a_limit_has_none_to_try() {
+    let paths: Vec<String> = two_at_a_time().lines.into_iter().map(|line| line.path).collect();
+    assert_eq!(paths, ["limits.perClient.activeRequests"]);
+}
+
 fn first(plan: &Plan, evidence: &Evidence) -> Finding {
     judge(plan, evidence).remove(0)
 }

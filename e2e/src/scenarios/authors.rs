@@ -143,7 +143,11 @@ pub fn pods_beside_the_operator_are_restricted(checkout: &Checkout) -> Result<()
         }),
         ("may gain privileges", |spec| of_container(spec, "allowPrivilegeEscalation", json!(true))),
         ("keeps capabilities", |spec| of_container(spec, "capabilities", json!({}))),
-        ("is privileged", |spec| of_container(spec, "privileged", json!(true))),
+        ("is privileged", |spec| {
+            // Which Kubernetes takes only together.
+            of_container(spec, "allowPrivilegeEscalation", json!(true));
+            of_container(spec, "privileged", json!(true));
+        }),
         ("has no seccomp profile", |spec| {
             spec["securityContext"] = json!({"runAsNonRoot": true, "runAsUser": 65532});
         }),

@@ -188,7 +188,7 @@ fn another_rule(cli: &Cli<'_>, limit: &str) -> Result<()> {
             "metadata": {"name": "theirs", "namespace": from},
             "spec": {"host": stage.host(), "trafficPolicy": {"connectionPool": {"http": {"http2MaxRequests": 77}}}},
         });
-        stage.kubectl.apply(&rule.to_string())?;
+        stage.kubectl.namespace(&from).apply(&rule.to_string())?;
         let said = cli.says(1, &["--path", "/get", "--from", &from])?;
         said.did_not(limit, "AnotherRule", &format!("has DestinationRule {from}/theirs for the target"))
     })
