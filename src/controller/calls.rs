@@ -134,7 +134,7 @@ fn verdict(status: &kube::core::Status) -> Verdict {
         // A webhook or an admission policy chooses its code, and 403 is a favourite; RBAC does not
         // speak of denial. A namespace on its way out is 403 as well, and ends with the policy.
         403 if status.message.contains("denied") => Verdict::Refused,
-        401 | 403 => Verdict::Forbidden,
+        403 => Verdict::Forbidden,
         // An older Istio's CRD does not know a field (measured M78).
         500 if status.message.contains("field not declared in schema") => Verdict::Undeclared,
         _ => Verdict::Unavailable,
@@ -410,7 +410,7 @@ mod tests {
             (403, "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no", Verdict::Refused),
             (500, "failed to create typed patch object: .spec.x: field not declared in schema", Verdict::Undeclared),
             (403, r#"destinationrules is forbidden: User "x" cannot patch resource"#, Verdict::Forbidden),
-            (401, "Unauthorized", Verdict::Forbidden),
+            (401, "Unauthorized", Verdict::Unavailable),
             (404, r#"namespaces "x" not found"#, Verdict::Gone),
             (409, "the object has been modified", Verdict::Changed),
             (500, "failed calling webhook: connection refused", Verdict::Unavailable),

@@ -65,7 +65,7 @@ pub const FAULTS: &[Fault] = &[
     heavy("writes_hang", &["F16"], USUAL, calls::writes_hang),
     heavy("lists_trickle_and_break", &["F11"], USUAL, calls::lists_trickle),
     heavy("watches_fall_silent", &["F12"], SILENCE, calls::watches_fall_silent),
-    heavy("tokens_are_refused", &["F41"], SLOW, calls::tokens_are_refused),
+    heavy("tokens_are_refused", &["F41"], USUAL, calls::tokens_are_refused),
     quick("the_leader_is_told_to_stop", &["F40"], leaders::told_to_stop),
     heavy("the_leader_is_killed", &["F3"], USUAL, leaders::killed),
     heavy("the_leader_is_stopped_and_woken", &["F30"], USUAL, leaders::stopped_and_woken),

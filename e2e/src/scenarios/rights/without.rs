@@ -92,7 +92,7 @@ pub fn each_breaks_something(checkout: &Checkout) -> Result<()> {
     let lab = Lab::attach_to(checkout)?;
     let binary = build(checkout, &Report::new())?;
     let all = all(checkout)?;
-    let (shared, namespaces) = (shared(checkout, &all)?, namespaces(&all));
+    let (shared, namespaces) = (shared(checkout, &all)?, namespaces(&all, lab.has_operator()));
     let system = lab.namespace(operator::NAMESPACE);
     // A control plane without a node is enough, and has no operator that would do the work of these.
     let replicas = |number| if lab.has_operator() { scale(&system, number) } else { Ok(()) };
@@ -147,11 +147,12 @@ fn all(checkout: &Checkout) -> Result<Vec<Without>> {
     places.into_iter().enumerate().map(one).collect()
 }
 
-fn namespaces(all: &[Without]) -> String {
+fn namespaces(all: &[Without], with_operator: bool) -> String {
     let one = |name: &str| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}).to_string();
     let all = all.iter().map(|one| one.name.as_str());
-    // Where there is a node, these two are there already.
-    all.chain([operator::NAMESPACE, "istio-system"]).map(one).collect::<Vec<_>>().join("\n---\n")
+    // Where the operator is, these two are there already, with labels that an apply would take from them.
+    let missing = [operator::NAMESPACE, "istio-system"].into_iter().filter(|_| !with_operator);
+    all.chain(missing).map(one).collect::<Vec<_>>().join("\n---\n")
 }
 
 /// Accounts with their roles, and the lease that those who only read stand by for.
