@@ -94,15 +94,23 @@ fn version(kubectl: &Kubectl, rule: &str) -> Result<String> {
 pub fn made_anew(stage: &Stage, random: &mut fastrand::Rng) -> Result<u64> {
     stage.until_edits(usize::MAX)?;
     let wishes = stage.wishes();
-    let mut bites = 0;
-    for (slot, wish) in wishes.iter().filter(|_| random.bool()) {
+    let mut chosen: Vec<_> = wishes.iter().filter(|_| random.bool()).collect();
+    if chosen.is_empty() {
+        chosen.extend(&wishes);
+    }
+    let (mut bites, mut refusals) = (0, String::new());
+    for (slot, wish) in chosen {
         let (namespace, name) = (plan::namespace(*slot), plan::name(*slot));
         let document = plan::policy(namespace, &name, *wish).to_string();
         let words = ["replace", "--force", "--cascade=background", "--grace-period=0", "-f", "-"];
         let answer = finish_with_input(&mut stage.kubectl().command(&words)?, &document)?;
-        bites += u64::from(answer.status.success());
+        if answer.status.success() {
+            bites += 1;
+        } else {
+            refusals.push_str(&answer.all());
+        }
     }
-    ensure!(bites > 0 || wishes.is_empty(), "no policy was replaced");
+    ensure!(bites > 0 || wishes.is_empty(), "no policy was replaced: {refusals}");
     Ok(bites)
 }
 
