@@ -26,9 +26,11 @@ use golden::{Golden, text};
 use verdict::{Tally, judge};
 
 /// Goldens whose world this cluster cannot have, and why.
-const IMPOSSIBLE: [(&str, &str); 9] = [
+const IMPOSSIBLE: [(&str, &str); 11] = [
     ("canary-of-flagger", OTHER_HAND),
     ("canary-of-flagger-primary", OTHER_HAND),
+    ("entry-of-a-host-of-two-namespaces", OTHERS_CLIENT),
+    ("service-exported-to-some", OTHERS_CLIENT),
     ("merge-beside-a-block-of-its-owner", OTHERS_BLOCK),
     ("istio-of-one-kind-only", OTHER_ISTIO),
     ("istio-with-backoff-default", OTHER_ISTIO),
@@ -39,6 +41,8 @@ const IMPOSSIBLE: [(&str, &str); 9] = [
     ("server-beside-a-sidecar-of-the-mesh", "its Sidecar would be that of every other golden too"),
 ];
 const OTHER_HAND: &str = "an object of it is known by the program that wrote it, and here the lab writes all";
+const OTHERS_CLIENT: &str =
+    "it is not for clients of other namespaces, as this one's is: `a_policy_reaches_nobody_elses_host` judges it";
 const OTHERS_BLOCK: &str = "a block acts in it that another declared, and here whatever acts undeclared is a fault";
 const OTHER_ISTIO: &str =
     "its CRDs are those of another Istio, which `each_istio_takes_what_we_render_for_it` installs";
