@@ -205,14 +205,20 @@ async fn what_one_policy_writes_is_news_to_one_of_another_namespace() {
     until_said(&fake, "far", "RES070", None).await;
 }
 
-#[tokio::test]
-async fn routes_for_an_entry_stay_at_home_while_another_namespace_has_its_host() {
-    let fake = Fake::default();
+/// A ServiceEntry, and a policy with routes for it; gives what the entry declares.
+fn entry_with_routes(fake: &Fake) -> Value {
     let http = json!({"hosts": ["far.example"], "resolution": "DNS", "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}]});
     fake.put("serviceentries", object("ServiceEntry", "ns", "far", &http));
     let mut policy = entry_policy("ns", "far");
     policy["spec"]["timeouts"] = json!({"request": "3s"});
     fake.put(POLICIES, policy);
+    http
+}
+
+#[tokio::test]
+async fn routes_for_an_entry_stay_at_home_while_another_namespace_has_its_host() {
+    let fake = Fake::default();
+    let http = entry_with_routes(&fake);
     let _operator = Operator::start(&fake);
     until_programmed(&fake, "far").await;
     let exported = || fake.get(VS, "far.serviceentry").map(|routes| routes["spec"]["exportTo"].clone());
@@ -228,11 +234,7 @@ async fn routes_for_an_entry_stay_at_home_while_another_namespace_has_its_host()
 #[tokio::test]
 async fn of_namespaces_that_are_not_read_any_may_have_the_host_of_an_entry() {
     let fake = Fake::default();
-    let http = json!({"hosts": ["far.example"], "resolution": "DNS", "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}]});
-    fake.put("serviceentries", object("ServiceEntry", "ns", "far", &http));
-    let mut policy = entry_policy("ns", "far");
-    policy["spec"]["timeouts"] = json!({"request": "3s"});
-    fake.put(POLICIES, policy);
+    entry_with_routes(&fake);
     let _operator = Operator::start_with(&fake, Options { namespaces: vec!["ns".to_owned()], ..quick() });
     until_programmed(&fake, "far").await;
     assert_eq!(fake.get(VS, "far.serviceentry").unwrap()["spec"]["exportTo"], json!(["."]));
