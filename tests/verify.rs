@@ -19,7 +19,7 @@ use axum::{
 };
 use resilience_operator::{
     api::LimitResult,
-    verification::{Act, Caps, Evidence, Guard, HeldBy, Line, Plan, Reading, Report, Sign, Step, counters},
+    verification::{self, Act, Caps, Evidence, Guard, HeldBy, Line, Plan, Reading, Report, Sign, Step, counters},
     verify::{
         caller::carry_out,
         job::Told,
@@ -139,12 +139,14 @@ async fn called(envoy: Arc<Envoy>, caps: Caps, stop: &CancellationToken) -> (Evi
     let proxy = Asked::about(places, "127.0.0.1", port).unwrap();
     let plan = Plan {
         host: "127.0.0.1".to_owned(),
-        port,
-        http2: false,
-        path: "/get".to_owned(),
-        slow_path: None,
-        fail_path: None,
-        caps,
+        asked: verification::Asked {
+            port,
+            http2: false,
+            path: "/get".to_owned(),
+            slow_path: None,
+            fail_path: None,
+            caps,
+        },
         rule: Some("ns/shop".to_owned()),
         routes: None,
         lines: vec![line(2)],

@@ -224,7 +224,7 @@ impl Subject {
 
     /// What will be done to a live service.
     fn announcement(&self, args: &Args) -> String {
-        let Plan { host, port, caps, lines, .. } = &self.plan;
+        let Plan { host, asked: Asked { port, caps, .. }, lines, .. } = &self.plan;
         let mut text = format!(
             "verify Resilience {}/{}: calls {host}, port {port}, from a Job in namespace {}\n",
             self.namespace, args.name, self.from
@@ -284,7 +284,7 @@ impl Subject {
             result,
             at: Time(at),
             from: self.from.clone(),
-            port: self.plan.port,
+            port: self.plan.asked.port,
             limits,
         };
         let body = json!({

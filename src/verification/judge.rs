@@ -54,7 +54,7 @@ pub fn withheld(plan: &Plan, line: &Line, proxy: Option<&Proxy>) -> Option<Findi
             Cause::NotThroughSidecar,
             format!(
                 "the caller's proxy has no cluster for {}, port {}: the traffic would go past its limits; nothing was sent for it (a Sidecar or an exportTo hides the host)",
-                plan.host, plan.port
+                plan.host, plan.asked.port
             ),
         ));
     }

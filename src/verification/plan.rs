@@ -31,7 +31,8 @@ impl Caps {
 }
 
 /// What the user has said.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Asked {
     /// Port of the target.
     pub port: u16,
@@ -53,18 +54,9 @@ pub struct Asked {
 pub struct Plan {
     /// Fully qualified host of the target.
     pub host: String,
-    /// Its port.
-    pub port: u16,
-    /// Whether it speaks HTTP/2.
-    pub http2: bool,
-    /// A path that is answered below 400.
-    pub path: String,
-    /// A path whose answer takes longer than the timeout.
-    pub slow_path: Option<String>,
-    /// A path that fails.
-    pub fail_path: Option<String>,
-    /// How far it may go.
-    pub caps: Caps,
+    /// What the user has said.
+    #[serde(flatten)]
+    pub asked: Asked,
     /// Namespace and name of the DestinationRule that holds the policy; `None`: nothing of it is in one.
     pub rule: Option<String>,
     /// Namespace and name of the VirtualService that does.
@@ -241,18 +233,7 @@ pub fn plan(valid: &Valid, asked: &Asked, rule: Option<String>, routes: Option<S
     let is_back = |line: &Line| matches!(&line.step, Step::Drive(Act::Fail { back_within_ms: Some(_), .. }));
     let at = if ejection.iter().any(is_back) { 0 } else { lines.len() };
     lines.splice(at..at, ejection);
-    Plan {
-        host: valid.host.clone(),
-        port: asked.port,
-        http2: asked.http2,
-        path: asked.path.clone(),
-        slow_path: asked.slow_path.clone(),
-        fail_path: asked.fail_path.clone(),
-        caps: asked.caps,
-        rule,
-        routes,
-        lines,
-    }
+    Plan { host: valid.host.clone(), asked: asked.clone(), rule, routes, lines }
 }
 
 impl Plan {

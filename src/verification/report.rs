@@ -92,7 +92,7 @@ impl Report {
             name: name.to_owned(),
             spec_hash: spec_hash.to_owned(),
             host: plan.host.clone(),
-            port: plan.port,
+            port: plan.asked.port,
             from: from.to_owned(),
             result,
             stopped: evidence.stopped.clone(),

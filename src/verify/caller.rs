@@ -42,7 +42,7 @@ pub async fn carry_out(plan: &Plan, proxy: &Asked, stop: &CancellationToken, tel
         proxy,
         stop,
         tell,
-        deadline: begun + Duration::from_millis(plan.caps.duration_ms),
+        deadline: begun + Duration::from_millis(plan.asked.caps.duration_ms),
         not_before: begun,
         calls: 0,
         unexpected: 0,
@@ -162,7 +162,7 @@ impl<T: FnMut(String)> Run<'_, T> {
                     guard: Guard::Path,
                     message: format!(
                         "{} is answered {seen} even calmly ({good} of {calls} calls went well): --path names one that is answered below 400",
-                        self.plan.path
+                        self.plan.asked.path
                     ),
                 });
             }
@@ -233,7 +233,7 @@ impl<T: FnMut(String)> Run<'_, T> {
 
     /// Calls that one caller makes in one go: a second's worth at the highest rate.
     fn a_second(&self) -> u32 {
-        self.plan.caps.rate_per_s.max(1)
+        self.plan.asked.caps.rate_per_s.max(1)
     }
 
     /// Waits until no endpoint is out any more.
@@ -269,7 +269,7 @@ impl<T: FnMut(String)> Run<'_, T> {
         };
         self.calls += reading.calls;
         self.unexpected += unexpected;
-        let most = u64::from(self.plan.caps.errors_percent);
+        let most = u64::from(self.plan.asked.caps.errors_percent);
         let too_many = |unexpected: u64, calls: u64| calls >= SAMPLE && unexpected * 100 > most * calls;
         for (unexpected, calls) in [(unexpected, reading.calls), (self.unexpected, self.calls)] {
             if too_many(unexpected, calls) {
@@ -296,7 +296,7 @@ impl<T: FnMut(String)> Run<'_, T> {
             report = load::run(&plan, &control) => report.map_err(|error| broken(&error.to_string()))?,
             stopped = self.stopped() => return Err(stopped),
         };
-        self.not_before = begun + Duration::from_millis(self.plan.caps.rest_after_ms(round.calls));
+        self.not_before = begun + Duration::from_millis(self.plan.asked.caps.rest_after_ms(round.calls));
         let after = self.proxy.counted().await.map_err(|error| silent(&error))?;
         Ok(Reading {
             callers: round.callers,
@@ -310,14 +310,14 @@ impl<T: FnMut(String)> Run<'_, T> {
 
     fn load(&self, round: Round) -> Result<load::Plan, Stopped> {
         let path = match round.expected {
-            Expected::Good => Some(&self.plan.path),
-            Expected::Failing => self.plan.fail_path.as_ref(),
-            Expected::Late => self.plan.slow_path.as_ref(),
+            Expected::Good => Some(&self.plan.asked.path),
+            Expected::Failing => self.plan.asked.fail_path.as_ref(),
+            Expected::Late => self.plan.asked.slow_path.as_ref(),
         };
         let path = path.ok_or_else(|| broken("the plan has no path for it"))?;
-        let url = format!("http://{}:{}{path}", self.plan.host, self.plan.port);
+        let url = format!("http://{}:{}{path}", self.plan.host, self.plan.asked.port);
         let url = Url::parse(&url).map_err(|error| broken(&format!("{url}: {error}")))?;
-        let http2 = self.plan.http2;
+        let http2 = self.plan.asked.http2;
         Ok(load::Plan {
             url,
             method: Method::GET,
@@ -351,7 +351,7 @@ impl<T: FnMut(String)> Run<'_, T> {
             () = self.stop.cancelled() => Stopped { guard: Guard::Interrupted, message: "it was told to stop".to_owned() },
             () = tokio::time::sleep_until(self.deadline.into()) => Stopped {
                 guard: Guard::Deadline,
-                message: format!("its {} s were over (--duration)", self.plan.caps.duration_ms / 1_000),
+                message: format!("its {} s were over (--duration)", self.plan.asked.caps.duration_ms / 1_000),
             },
         }
     }

@@ -54,7 +54,7 @@ pub enum Told {
 /// # Errors
 /// If the plan is no JSON, which no plan of ours is.
 pub fn job(policy: &Resilience, plan: &Plan, from: &str, image: &str, suffix: &str) -> anyhow::Result<Job> {
-    let seconds = (Duration::from_millis(plan.caps.duration_ms) + START + GRACE).as_secs();
+    let seconds = (Duration::from_millis(plan.asked.caps.duration_ms) + START + GRACE).as_secs();
     let mut stem: String = policy.name_any().chars().take(30).map(|c| if c == '.' { '-' } else { c }).collect();
     stem.truncate(stem.trim_end_matches('-').len());
     let labels = json!({
