@@ -57,7 +57,17 @@ pub(crate) fn expectation(outcome: &Outcome) -> Option<Expectation> {
 pub(crate) fn wrote(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Programmed(_, applied) | Outcome::ForeignFields(_, applied, _) => !applied.writes.is_empty(),
-        _ => false,
+        // Of these nobody is asked, or nothing is written.
+        Outcome::Suspended(..)
+        | Outcome::Rejected(_)
+        | Outcome::Unsupported(_)
+        | Outcome::Conflicted(_)
+        | Outcome::Superseded(_)
+        | Outcome::Waiting(_)
+        | Outcome::Observing(..)
+        | Outcome::Refused(..)
+        | Outcome::Failed(..)
+        | Outcome::FieldConflict(..) => false,
     }
 }
 
