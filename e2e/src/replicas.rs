@@ -33,10 +33,17 @@ pub fn system(lab: &Lab) -> Kubectl {
 /// # Errors
 /// When kubectl cannot be started.
 pub fn leader(lab: &Lab) -> Result<Option<String>> {
-    let found =
-        system(lab).try_run(&["get", "lease", "resilience-operator", "-o", "jsonpath={.spec.holderIdentity}"])?;
     // Behind the pod's name stands a number of the process.
-    Ok(found.stdout.rsplit_once('_').map(|(pod, _)| pod.to_owned()))
+    Ok(holder(lab)?.rsplit_once('_').map(|(pod, _)| pod.to_owned()))
+}
+
+/// Who holds the lease, as it is written there; empty when nobody does.
+///
+/// # Errors
+/// When kubectl cannot be started.
+pub fn holder(lab: &Lab) -> Result<String> {
+    let words = ["get", "lease", "resilience-operator", "-o", "jsonpath={.spec.holderIdentity}"];
+    Ok(system(lab).try_run(&words)?.stdout)
 }
 
 /// The pods of the operator, those that are on their way out included.
@@ -46,6 +53,22 @@ pub fn leader(lab: &Lab) -> Result<Option<String>> {
 pub fn pods(lab: &Lab) -> Result<Vec<Value>> {
     let list = system(lab).json(&["get", "pods", "-l", "app.kubernetes.io/name=resilience-operator"])?;
     Ok(list["items"].as_array().cloned().unwrap_or_default())
+}
+
+/// Scales the operator, and waits until it is so: of none also those on their way out are gone.
+///
+/// # Errors
+/// When it is not so in time.
+pub fn scale(lab: &Lab, replicas: u64) -> Result<()> {
+    let system = system(lab);
+    system.run(&["scale", "deployment/resilience-operator", &format!("--replicas={replicas}")])?;
+    if replicas > 0 {
+        return system.rolled_out("deployment/resilience-operator", SOON * 2);
+    }
+    system.until("no replica is there", SOON, |_| {
+        let pods = pods(lab)?.len();
+        Ok(if pods == 0 { Seen::Done(()) } else { Seen::NotYet(format!("{pods} pods")) })
+    })
 }
 
 /// Waits until all replicas are ready and one of them leads, and gives its pod.

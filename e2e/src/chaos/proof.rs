@@ -92,12 +92,7 @@ fn no_owner(stage: &Stage) -> Result<()> {
 
 /// While no operator runs that would correct it: one edit, and a status that says that it is done.
 fn false_claim(stage: &Stage) -> Result<()> {
-    let system = replicas::system(&stage.lab);
-    system.run(&["scale", "deployment", "resilience-operator", "--replicas=0"])?;
-    system.until("no replica is there", SOON, |_| {
-        let pods = replicas::pods(&stage.lab)?.len();
-        Ok(if pods == 0 { Seen::Done(()) } else { Seen::NotYet(format!("{pods} pods")) })
-    })?;
+    replicas::scale(&stage.lab, 0)?;
     let (namespace, name) = (plan::namespace(2), plan::name(2));
     stage.kubectl().apply(&plan::policy(namespace, &name, Wish { value: 99, observe: false }).to_string())?;
     let kubectl = stage.lab.namespace(namespace);
@@ -112,7 +107,7 @@ fn false_claim(stage: &Stage) -> Result<()> {
     let told = wait::until_true("the claim is overdue", SOON, || {
         Ok(!stage.watcher.broken().iter().all(|line| !line.contains("claims more")))
     });
-    system.run(&["scale", "deployment", "resilience-operator", "--replicas=2"])?;
+    replicas::scale(&stage.lab, 2)?;
     replicas::ready(&stage.lab)?;
     told
 }

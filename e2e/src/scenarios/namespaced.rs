@@ -14,6 +14,7 @@ use crate::kubectl::Kubectl;
 use crate::lab::Lab;
 use crate::namespace::with_namespace;
 use crate::operator;
+use crate::replicas;
 use crate::run::check;
 use crate::wait::Seen;
 
@@ -40,24 +41,18 @@ const CLUSTER_WIDE: &str = "clusterrole,clusterrolebinding";
 
 /// Gives when the first of its pods can have begun.
 fn install(checkout: &Checkout, lab: &Lab, inside: &Kubectl) -> Result<Timestamp> {
-    let system = lab.namespace(operator::NAMESPACE);
     let overlay = checkout.root().join("deploy/namespaced");
     let manifests = with_component(checkout, lab)?;
     let named = format!("value: {}", inside.current_namespace());
     ensure!(manifests.contains("value: shop"), "deploy/namespaced names other namespaces than this scenario knows");
     // No pod of before, which would still have its rights and its watches.
-    system.run(&["scale", "deployment/resilience-operator", "--replicas=0"])?;
-    system.until("no operator runs", SOON, |kubectl| {
-        let pods = kubectl.run(&["get", "pods", "-l", "app.kubernetes.io/name=resilience-operator", "-o", "name"])?;
-        Ok(if pods.trim().is_empty() { Seen::Done(()) } else { Seen::NotYet(pods) })
-    })?;
+    replicas::scale(lab, 0)?;
     lab.kubectl().run(&["delete", CLUSTER_WIDE, operator::ACCOUNT, "--ignore-not-found"])?;
     let begun = Timestamp::now();
     let shown = overlay.join("namespace").display().to_string();
     inside.run(&["apply", "--server-side", "-k", &shown])?;
     lab.kubectl().apply(&manifests.replace("value: shop", &named))?;
-    system.run(&["scale", "deployment/resilience-operator", "--replicas=2"])?;
-    system.rolled_out("deployment/resilience-operator", SOON * 2)?;
+    replicas::scale(lab, 2)?;
     Ok(begun)
 }
 

@@ -18,6 +18,7 @@ use crate::kubectl::Kubectl;
 use crate::lab::Lab;
 use crate::namespace::with_namespace;
 use crate::operator;
+use crate::replicas;
 use crate::wait::Seen;
 
 mod process;
@@ -83,10 +84,10 @@ pub fn are_all_used(checkout: &Checkout) -> Result<()> {
     ensure!(lab.has_operator(), "the lab is up without our operator: `cargo lab up` puts it there");
     let system = lab.namespace(operator::NAMESPACE);
     with_gateway_api(checkout, &lab, || {
-        scale(&system, 0)?;
+        replicas::scale(&lab, 0)?;
         system.run(&["delete", "lease", "resilience-operator", "--ignore-not-found"])?;
         let begun = Timestamp::now();
-        scale(&system, 2)?;
+        replicas::scale(&lab, 2)?;
         with_namespace(&lab, "rights-used", |kubectl| live(kubectl, |what| kubectl.until(what.0, SOON, |_| what.1())))?;
         let granted = granted(checkout)?;
         system.until("every right was used", SOON, |_| {
@@ -104,18 +105,6 @@ pub fn are_all_used(checkout: &Checkout) -> Result<()> {
             let spare: Vec<_> = granted.difference(&used).collect();
             Ok(if spare.is_empty() { Seen::Done(()) } else { Seen::NotYet(format!("not used: {spare:?}")) })
         })
-    })
-}
-
-/// Scales the operator, and waits until it is so.
-fn scale(system: &Kubectl, replicas: u8) -> Result<()> {
-    system.run(&["scale", "deployment/resilience-operator", &format!("--replicas={replicas}")])?;
-    if replicas > 0 {
-        return system.rolled_out("deployment/resilience-operator", SOON * 2);
-    }
-    system.until("no operator runs", SOON, |kubectl| {
-        let pods = kubectl.run(&["get", "pods", "-l", "app.kubernetes.io/name=resilience-operator", "-o", "name"])?;
-        Ok(if pods.trim().is_empty() { Seen::Done(()) } else { Seen::NotYet(pods) })
     })
 }
 

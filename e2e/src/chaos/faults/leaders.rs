@@ -44,13 +44,9 @@ pub fn killed(stage: &Stage, random: &mut fastrand::Rng) -> Result<u64> {
 
 /// Whoever it is, under a name that the lease did not have before.
 fn until_led_anew(stage: &Stage) -> Result<()> {
-    let holder = || {
-        let words = ["get", "lease", "resilience-operator", "-o", "jsonpath={.spec.holderIdentity}"];
-        Ok::<_, anyhow::Error>(system(&stage.lab).try_run(&words)?.stdout)
-    };
-    let before = holder()?;
+    let before = replicas::holder(&stage.lab)?;
     wait::until("the lease has another holder", SOON * 2, || {
-        let now = holder()?;
+        let now = replicas::holder(&stage.lab)?;
         Ok(if now.is_empty() || now == before { Seen::NotYet(now) } else { Seen::Done(()) })
     })
 }
@@ -158,12 +154,7 @@ fn rules(stage: &Stage) -> Result<BTreeSet<String>> {
 
 /// No replica is there while policies are deleted; the next one finds nothing left to do, or does it.
 pub fn away_while_policies_go(stage: &Stage, random: &mut fastrand::Rng) -> Result<u64> {
-    let system = system(&stage.lab);
-    system.run(&["scale", "deployment", "resilience-operator", "--replicas=0"])?;
-    system.until("no replica is there", SOON, |_| {
-        let pods = replicas::pods(&stage.lab)?.len();
-        Ok(if pods == 0 { Seen::Done(()) } else { Seen::NotYet(format!("{pods} pods")) })
-    })?;
+    replicas::scale(&stage.lab, 0)?;
     let slot = stage.some_slot(random)?;
     stage.lab.namespace(plan::namespace(slot)).run(&[
         "delete",

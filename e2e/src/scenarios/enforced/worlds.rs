@@ -14,6 +14,7 @@ use crate::images;
 use crate::kubectl::Kubectl;
 use crate::lab::Lab;
 use crate::operator;
+use crate::replicas;
 use crate::scenarios::stage::SOON;
 use crate::wait::{self, Seen};
 
@@ -26,19 +27,10 @@ const RULES: [&str; 3] = ["Sidecar", "DestinationRule", "VirtualService"];
 /// What `work` says, or that the operator does not go or come.
 pub fn without_operator<T>(lab: &Lab, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let system = lab.namespace(operator::NAMESPACE);
-    let scale =
-        |replicas: u64| system.run(&["scale", "deployment/resilience-operator", &format!("--replicas={replicas}")]);
     let deployed = system.json(&["get", "deployment/resilience-operator"])?;
     let replicas = deployed["spec"]["replicas"].as_u64().context("the operator's Deployment says no number")?;
-    scale(0)?;
-    let done = system
-        .until("the operator is away", SOON, |system| {
-            let pods = system.run(&["get", "pods", "-o", "name"])?;
-            Ok(if pods.trim().is_empty() { Seen::Done(()) } else { Seen::NotYet(pods) })
-        })
-        .and_then(|()| work());
-    scale(replicas)?;
-    system.rolled_out("deployment/resilience-operator", Duration::from_mins(2))?;
+    let done = replicas::scale(lab, 0).and_then(|()| work());
+    replicas::scale(lab, replicas)?;
     done
 }
 

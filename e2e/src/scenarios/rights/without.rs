@@ -8,12 +8,13 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::process::{Process, build};
-use super::{Right, granted, live, rights, rules, scale};
+use super::{Right, granted, live, rights, rules};
 use crate::audit;
 use crate::checkout::Checkout;
 use crate::kubectl::Kubectl;
 use crate::lab::Lab;
 use crate::operator;
+use crate::replicas;
 use crate::report::Report;
 use crate::scenarios::gateway_api::with_gateway_api;
 use crate::scenarios::stage::SOON;
@@ -93,11 +94,10 @@ pub fn each_breaks_something(checkout: &Checkout) -> Result<()> {
     let binary = build(checkout, &Report::new())?;
     let all = all(checkout)?;
     let (shared, namespaces) = (shared(checkout, &all)?, namespaces(&all, lab.has_operator()));
-    let system = lab.namespace(operator::NAMESPACE);
     // A control plane without a node is enough, and has no operator that would do the work of these.
-    let replicas = |number| if lab.has_operator() { scale(&system, number) } else { Ok(()) };
+    let scaled = |number| if lab.has_operator() { replicas::scale(&lab, number) } else { Ok(()) };
     let played = with_gateway_api(checkout, &lab, || {
-        replicas(0)?;
+        scaled(0)?;
         lab.kubectl().apply(&format!("{namespaces}\n---\n{shared}"))?;
         let failures: Vec<String> = all.chunks(BESIDE).flat_map(|some| beside(&lab, &binary, some)).collect();
         ensure!(failures.is_empty(), "{} of {} rights:\n{}", failures.len(), all.len(), failures.join("\n"));
@@ -105,7 +105,7 @@ pub fn each_breaks_something(checkout: &Checkout) -> Result<()> {
         Ok(())
     });
     // Whatever happened: the others need an operator.
-    let back = replicas(2);
+    let back = scaled(2);
     let gone = lab.kubectl().delete(&shared);
     let names: Vec<&str> = all.iter().map(|one| one.name.as_str()).collect();
     let left =
