@@ -59,10 +59,11 @@ impl Request {
     }
 
     /// Whether the account may not do it. Also where the rule of another verb is missing: an apply that
-    /// would create is a `patch` here, and refused for want of `create`.
+    /// would create is a `patch` here, and refused for want of `create`. A namespace on its way out refuses
+    /// with the same code, whatever the rights.
     #[must_use]
     pub fn is_denied(&self) -> bool {
-        self.code == 403
+        self.code == 403 && !self.message.ends_with("because it is being terminated")
     }
 
     /// Whether the API server took it.
@@ -250,6 +251,9 @@ mod tests {
         }));
         assert_eq!((denied.what.as_str(), denied.is_denied(), denied.is_write()), ("services", true, false));
         assert_eq!(denied.message, "services is forbidden");
+        let late = read(&json!({"responseStatus": {"code": 403, "message":
+            "sidecars.networking.istio.io \"a\" is forbidden: unable to create new content in namespace shop because it is being terminated"}}));
+        assert!(!late.is_denied() && !late.took_effect());
     }
 
     #[test]
