@@ -12,6 +12,7 @@ pub struct ConfigDump {
     routes: Vec<Value>,
     listeners: Vec<Value>,
     endpoints: Vec<Value>,
+    warming: Vec<Value>,
 }
 
 impl ConfigDump {
@@ -36,9 +37,10 @@ impl ConfigDump {
         let mut sorted = Self::default();
         for config in list(dump, "configs") {
             for (fields, inner, into) in [
-                (["dynamic_active_clusters", "static_clusters"], "cluster", &mut sorted.clusters),
-                (["dynamic_route_configs", "static_route_configs"], "route_config", &mut sorted.routes),
-                (["dynamic_endpoint_configs", "static_endpoint_configs"], "endpoint_config", &mut sorted.endpoints),
+                (&["dynamic_active_clusters", "static_clusters"][..], "cluster", &mut sorted.clusters),
+                (&["dynamic_warming_clusters"], "cluster", &mut sorted.warming),
+                (&["dynamic_route_configs", "static_route_configs"], "route_config", &mut sorted.routes),
+                (&["dynamic_endpoint_configs", "static_endpoint_configs"], "endpoint_config", &mut sorted.endpoints),
             ] {
                 let entries = fields.iter().flat_map(|field| list(config, field));
                 into.extend(entries.filter_map(|entry| entry.get(inner)).cloned());
@@ -53,6 +55,12 @@ impl ConfigDump {
     #[must_use]
     pub fn clusters(&self) -> &[Value] {
         &self.clusters
+    }
+
+    /// Names of the clusters that Envoy was sent and does not use yet: it waits for their endpoints or for DNS,
+    /// and until then the one before, if there is one, takes the calls.
+    pub fn warming(&self) -> impl Iterator<Item = &str> {
+        self.warming.iter().filter_map(|cluster| cluster["name"].as_str())
     }
 
     /// Every table of routes.
@@ -108,13 +116,17 @@ mod tests {
     #[test]
     fn clusters_and_virtual_hosts_are_found_by_name() {
         let dump = ConfigDump::parse(&json!({"configs": [
-            {"dynamic_active_clusters": [{"cluster": {"name": "outbound|80||a.b", "circuit_breakers": {}}}]},
+            {
+                "dynamic_active_clusters": [{"cluster": {"name": "outbound|80||a.b", "circuit_breakers": {}}}],
+                "dynamic_warming_clusters": [{"cluster": {"name": "outbound|81||a.b"}}],
+            },
             {"dynamic_route_configs": [
                 {"route_config": {"name": "80", "virtual_hosts": [{"name": "a.b:80", "domains": ["a.b", "a"]}]}},
                 {"route_config": {"name": "a.b:81", "virtual_hosts": [{"name": "sniffed", "domains": ["*"]}]}},
             ]},
         ]}));
         assert!(dump.cluster("outbound|80||a.b").is_some() && dump.cluster("outbound|81||a.b").is_none());
+        assert_eq!(dump.warming().collect::<Vec<_>>(), ["outbound|81||a.b"]);
         assert_eq!(dump.virtual_host(80, "a.b").map(|host| host["name"].clone()), Some(json!("a.b:80")));
         assert_eq!(dump.virtual_host(81, "*").map(|host| host["name"].clone()), Some(json!("sniffed")));
         assert!(dump.virtual_host(80, "*").is_none());

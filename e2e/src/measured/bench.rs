@@ -52,7 +52,8 @@ impl Bench {
         self.kubectl.run(&["delete", "services,endpointslices", "-l", "claim", "--wait"]).map(drop)
     }
 
-    /// Waits until a look at the client's Envoy holds; gives the configuration in which it did.
+    /// Waits until a look at the client's Envoy holds and no cluster that it was sent is warming any more: one
+    /// push brings many, and they come into use one by one. Gives the configuration in which that was so.
     pub(super) fn until(&self, what: &str, look: impl Fn(&ConfigDump) -> Result<(), String>) -> Result<ConfigDump> {
         self.until_at(CLIENT, what, look)
     }
@@ -66,8 +67,10 @@ impl Bench {
     ) -> Result<ConfigDump> {
         self.kubectl.until(what, SOON, |kubectl| {
             let dump = ConfigDump::of(kubectl, target)?;
+            let warming: Vec<&str> = dump.warming().collect();
             Ok(match look(&dump) {
-                Ok(()) => Seen::Done(dump),
+                Ok(()) if warming.is_empty() => Seen::Done(dump),
+                Ok(()) => Seen::NotYet(format!("still warming: {warming:?}")),
                 Err(seen) => Seen::NotYet(seen),
             })
         })

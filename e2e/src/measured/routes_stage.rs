@@ -178,9 +178,10 @@ impl Stage {
                     };
                     let routes = [Some(there("fence")), self.gateway_api.then(|| there("gateway-fence"))];
                     let limit = threshold(dump.cluster(&cluster), "max_connections");
+                    let warming: Vec<&str> = dump.warming().collect();
                     let done = routes.iter().flatten().all(|route| route.as_ref() == Some(&json!(redirected)));
-                    let seen = format!("routes of the fences {routes:?}, their limit {limit:?}");
-                    Ok(if done && limit == Some(fence.into()) { Seen::Done(()) } else { Seen::NotYet(seen) })
+                    let seen = format!("routes of the fences {routes:?}, their limit {limit:?}, warming {warming:?}");
+                    Ok(if done && limit == Some(fence.into()) && warming.is_empty() { Seen::Done(()) } else { Seen::NotYet(seen) })
                 },
             )?;
         }
