@@ -80,17 +80,11 @@ impl Judge<'_> {
     pub fn all<S>(&mut self, stage: &S, claims: &'static [Claim<S>], sweep: impl Fn(&S) -> Result<()>) {
         for claim in claims.iter().filter(|claim| self.wants(claim.ids)).collect::<Vec<_>>() {
             let name = format!("{} {}", claim.ids.join(" "), claim.says);
-            let judged = self.report.step(&name, || {
+            let passed = self.report.check(&name, &claim.ids.join(" "), || {
                 sweep(stage).context("the stage cannot be cleared of what the claim before wrote")?;
                 (claim.judge)(stage)
             });
-            match judged {
-                Ok(()) => self.passed += 1,
-                Err(error) => {
-                    self.report.failed(&claim.ids.join(" "), &error);
-                    self.failed += 1;
-                }
-            }
+            if passed { self.passed += 1 } else { self.failed += 1 }
         }
     }
 }

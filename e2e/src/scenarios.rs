@@ -100,6 +100,7 @@ pub const ON_THE_LAB: &[Scenario] = &[
     },
     Scenario { name: "diff_and_explain_say_what_the_operator_does", run: command_line::tells },
     Scenario { name: "verify_passes_where_limits_act", run: verify::passes_where_limits_act },
+    Scenario { name: "verify_passes_on_the_other_samples", run: verify::passes_on_the_other_samples },
     Scenario { name: "verify_fails_with_the_right_sentence", run: verify::fails_with_the_right_sentence },
     Scenario { name: "verify_stops_on_each_guard_and_leaves_nothing", run: verify::stops_on_each_guard },
     Scenario { name: "two_labs_live_side_by_side", run: side_by_side::live },

@@ -13,6 +13,11 @@ use crate::report::{Report, seconds};
 use crate::scenarios::{self, Scenario};
 use crate::supply;
 
+/// So many checks on the lab may pass at a second try only. They drive real load through a real node, on a
+/// machine that may be busy with something else, and there are some two hundred: one that is late once is no
+/// proof of a fault. It is told at the end all the same, and more than a few are one.
+const SECOND_TRIES: usize = 3;
+
 /// One stage: its name, how long it took, how many of its parts passed and failed.
 struct Stage {
     name: &'static str,
@@ -26,7 +31,7 @@ struct Stage {
 /// # Errors
 /// When the lab cannot be started or ended.
 pub fn run(checkout: &Checkout) -> Result<ExitCode> {
-    let report = Report::new();
+    let report = Report::new().with_second_tries(SECOND_TRIES);
     let mut stages = Vec::new();
     for (name, args) in CARGO {
         let stage = timed(name, &report, || cargo(checkout, args));
@@ -112,8 +117,7 @@ fn play(checkout: &Checkout, report: &Report, name: &'static str, scenarios: &[S
     timed(name, report, || {
         let mut failed = 0;
         for scenario in scenarios {
-            if let Err(error) = report.step(scenario.name, || (scenario.run)(checkout)) {
-                report.failed(scenario.name, &error);
+            if !report.check(scenario.name, scenario.name, || (scenario.run)(checkout)) {
                 failed += 1;
             }
         }
@@ -122,6 +126,10 @@ fn play(checkout: &Checkout, report: &Report, name: &'static str, scenarios: &[S
 }
 
 fn conclude(report: &Report, stages: &[Stage]) -> ExitCode {
+    let unsteady = report.unsteady();
+    for check in &unsteady {
+        println!("unsteady: {check}");
+    }
     for failure in report.failures() {
         println!("failed: {failure}");
     }
@@ -132,6 +140,11 @@ fn conclude(report: &Report, stages: &[Stage]) -> ExitCode {
     let (passed, failed) =
         stages.iter().fold((0, 0), |(passed, failed), stage| (passed + stage.passed, failed + stage.failed));
     println!("all {:>27}", report.elapsed());
-    println!("{passed} passed, {failed} failed");
+    let second = if unsteady.is_empty() {
+        String::new()
+    } else {
+        format!("; {} of those that passed did at a second try", unsteady.len())
+    };
+    println!("{passed} passed, {failed} failed{second}");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

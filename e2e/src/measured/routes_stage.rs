@@ -181,7 +181,11 @@ impl Stage {
                     let warming: Vec<&str> = dump.warming().collect();
                     let done = routes.iter().flatten().all(|route| route.as_ref() == Some(&json!(redirected)));
                     let seen = format!("routes of the fences {routes:?}, their limit {limit:?}, warming {warming:?}");
-                    Ok(if done && limit == Some(fence.into()) && warming.is_empty() { Seen::Done(()) } else { Seen::NotYet(seen) })
+                    Ok(if done && limit == Some(fence.into()) && warming.is_empty() {
+                        Seen::Done(())
+                    } else {
+                        Seen::NotYet(seen)
+                    })
                 },
             )?;
         }

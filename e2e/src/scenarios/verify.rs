@@ -7,7 +7,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::stage::{SOON, Stage, on_stage};
+use super::stage::{CONTAINER_PORT, SOON, Stage, on_stage};
 use crate::checkout::Checkout;
 use crate::operator;
 use crate::report::Report;
@@ -18,6 +18,7 @@ use crate::wait::Seen;
 struct Cli<'a> {
     stage: &'a Stage<'a>,
     program: PathBuf,
+    policy: &'a str,
 }
 
 /// One run's report.
@@ -41,6 +42,14 @@ impl Said {
         Ok(())
     }
 
+    /// A limit was not tried, and it is said why.
+    fn not_tried(&self, path: &str) -> Result<()> {
+        let (result, _, message) = self.of(path)?;
+        println!("{path}: {result}: {message}");
+        ensure!(result == "NotTried" && !message.is_empty(), "{path} should not have been tried: {}", self.0);
+        Ok(())
+    }
+
     /// A limit did not trip, for this cause and with this in its sentence.
     fn did_not(&self, path: &str, why: &str, words: &str) -> Result<()> {
         let (result, cause, message) = self.of(path)?;
@@ -54,14 +63,19 @@ impl Said {
 impl<'a> Cli<'a> {
     fn new(checkout: &Checkout, stage: &'a Stage<'a>) -> Result<Self> {
         // The same file that the operator's image holds, and so the Job's.
-        Ok(Self { stage, program: operator::build(checkout, &Report::new())? })
+        Ok(Self { stage, program: operator::build(checkout, &Report::new())?, policy: "httpbin" })
+    }
+
+    /// The same, for another policy.
+    fn of(&self, policy: &'a str) -> Self {
+        Self { stage: self.stage, program: self.program.clone(), policy }
     }
 
     fn command(&self, args: &[&str]) -> Result<std::process::Command> {
         let kubectl = self.stage.kubectl;
         let mut command = kubectl.inside(path(&self.program)?)?;
         command
-            .args(["verify", "httpbin", "--yes", "-o", "json", "--namespace", kubectl.current_namespace()])
+            .args(["verify", self.policy, "--yes", "-o", "json", "--namespace", kubectl.current_namespace()])
             .args(args);
         Ok(command)
     }
@@ -144,6 +158,65 @@ pub fn passes_where_limits_act(checkout: &Checkout) -> Result<()> {
         let said = cli.says(0, &["--path", "/delay/0.05"])?;
         said.tripped("limits.perServer.activeRequests")?;
         said.tripped("limits.perClient.requestsPerConnection")
+    })
+}
+
+/// The other samples, word for word, each for a Service of its name: what calls can show of them trips, and what
+/// they cannot show is told as not tried.
+///
+/// # Errors
+/// When one of these is not so.
+pub fn passes_on_the_other_samples(checkout: &Checkout) -> Result<()> {
+    on_stage(checkout, "verify-samples", |stage| {
+        let cli = Cli::new(checkout, stage)?;
+        // Longer than the sample's timeout of 10 s: the server must be able to be that slow.
+        stage.kubectl.run(&["set", "env", "deployment/httpbin", "MAX_DURATION=30s"])?;
+        stage.kubectl.run(&["scale", "deployment/httpbin", "--replicas=2"])?;
+        stage.kubectl.rolled_out("deployment/httpbin", SOON)?;
+
+        let sample = |name: &str, dir: &str, service: (&str, u16, &str)| {
+            let (port_name, port, app) = service;
+            stage.kubectl.apply(
+                &json!({
+                    "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+                    "spec": {
+                        "selector": {"app": app},
+                        "ports": [{"name": port_name, "port": port, "targetPort": CONTAINER_PORT}],
+                    },
+                })
+                .to_string(),
+            )?;
+            let file = checkout.root().join(format!("istio-samples/{dir}/resilience.yaml"));
+            stage.kubectl.apply(&std::fs::read_to_string(file)?)?;
+            stage.until_condition(name, "Programmed", "True")
+        };
+        let tripped = |said: &Said, tripped: &[&str], not_tried: &[&str]| -> Result<()> {
+            tripped.iter().try_for_each(|path| said.tripped(path))?;
+            not_tried.iter().try_for_each(|path| said.not_tried(path))
+        };
+
+        sample("orders", "http-api", ("http", 80, "httpbin"))?;
+        // Too short for the endpoints to come back after 30 s; that they do is shown elsewhere.
+        let paths = ["--path", "/get", "--slow-path", "/delay/14", "--fail-path", "/status/503", "--duration", "40s"];
+        let said = cli.of("orders").says(0, &paths)?;
+        let not = ["timeouts.connect", "ejection.baseTime"];
+        tripped(&said, &["ejection.consecutiveGateway", "timeouts.request", "retries.attempts"], &not)?;
+        stage.until_condition("orders", "Verified", "True")?;
+        stage.kubectl.run(&["delete", "resilience", "orders", "--wait"])?;
+
+        sample("checkout", "limits-on-both-sides", ("http", 80, "httpbin"))?;
+        let said = cli.of("checkout").says(0, &["--path", "/delay/0.1"])?;
+        let client = ["limits.perClient.activeRequests", "limits.perClient.pendingRequests"];
+        let not = ["limits.perServer.activeRequests", "ejection.consecutiveLocalOrigin"];
+        tripped(&said, &client, &not)?;
+        stage.until_condition("checkout", "Verified", "True")?;
+
+        // fortio answers on one port what is sent by HTTP/1.1 or by HTTP/2, as gRPC is.
+        sample("greeter", "grpc-service", ("grpc", 50051, "fortio"))?;
+        let said = cli.of("greeter").says(0, &["--path", "/", "--slow-path", "/?delay=8s"])?;
+        let not = ["ejection.consecutiveLocalOrigin", "timeouts.connect", "retries.attempts"];
+        tripped(&said, &["timeouts.request"], &not)?;
+        stage.until_condition("greeter", "Verified", "True").map(drop)
     })
 }
 
