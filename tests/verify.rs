@@ -23,7 +23,7 @@ use resilience_operator::{
     verify::{
         caller::carry_out,
         job::Told,
-        proxy::{Asked, Places},
+        proxy::{OwnProxy, Places},
     },
 };
 use serde_json::{Value, json};
@@ -136,7 +136,7 @@ async fn called(envoy: Arc<Envoy>, caps: Caps, stop: &CancellationToken) -> (Evi
     tokio::spawn(async move { axum::serve(listener, app).await });
     let at = |path: &str| format!("http://127.0.0.1:{port}/{path}").parse().unwrap();
     let places = Places { admin: at(""), ready: at("ready"), quit: at("quit") };
-    let proxy = Asked::about(places, "127.0.0.1", port).unwrap();
+    let proxy = OwnProxy::about(places, "127.0.0.1", port).unwrap();
     let plan = Plan {
         host: "127.0.0.1".to_owned(),
         asked: verification::Asked {

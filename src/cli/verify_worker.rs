@@ -14,7 +14,7 @@ use crate::{
     verify::{
         caller::carry_out,
         job::{PLAN_VARIABLE, Told},
-        proxy::{Asked, Places},
+        proxy::{OwnProxy, Places},
     },
 };
 
@@ -35,7 +35,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .context("the plan is none of this version: the image and the program that made the Job must be of one")?;
     block_on(async {
         let stop = shutdown::on_signal()?;
-        let proxy = Asked::about(Places::of_istio()?, &plan.host, plan.asked.port)?;
+        let proxy = OwnProxy::about(Places::of_istio()?, &plan.host, plan.asked.port)?;
         let evidence = carry_out(&plan, &proxy, &stop, |words| {
             // Who follows the log and is gone needs no progress.
             let _lost = print(&Told::Progress(words));

@@ -10,11 +10,13 @@
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
 mod condition;
+pub mod counters;
 mod evidence;
 mod finding;
 mod hash;
 mod judge;
 mod plan;
+mod planner;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -24,5 +26,6 @@ pub use evidence::{Answers, Evidence, Guard, Proxy, Reading, Stopped};
 pub use finding::{Cause, Finding};
 pub use hash::spec_hash;
 pub use judge::{judge, withheld};
-pub use plan::{Act, Asked, Caps, HeldBy, Line, Plan, Sign, Step, counters, plan};
+pub use plan::{Act, Asked, Caps, HeldBy, Line, Plan, Sign, Step};
+pub use planner::plan;
 pub use report::{Conclusion, LimitReport, Report};

@@ -9,7 +9,7 @@ use http::{HeaderMap, Method};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::proxy::Asked;
+use super::proxy::OwnProxy;
 use crate::{
     load::{self, Connections, Control, Pacing, Protocol},
     verification::{Act, Answers, Evidence, Guard, Plan, Reading, Sign, Step, Stopped, counters, withheld},
@@ -35,7 +35,7 @@ const CALM: u32 = 3;
 const SAMPLE: u64 = 10;
 
 /// Carries out `plan` by way of the proxy. Ends by itself; `tell` hears how far it is.
-pub async fn carry_out(plan: &Plan, proxy: &Asked, stop: &CancellationToken, tell: impl FnMut(String)) -> Evidence {
+pub async fn carry_out(plan: &Plan, proxy: &OwnProxy, stop: &CancellationToken, tell: impl FnMut(String)) -> Evidence {
     let begun = Instant::now();
     let mut run = Run {
         plan,
@@ -56,7 +56,7 @@ pub async fn carry_out(plan: &Plan, proxy: &Asked, stop: &CancellationToken, tel
 
 struct Run<'a, T> {
     plan: &'a Plan,
-    proxy: &'a Asked,
+    proxy: &'a OwnProxy,
     stop: &'a CancellationToken,
     tell: T,
     deadline: Instant,
@@ -95,7 +95,7 @@ impl Round {
 
 impl<T: FnMut(String)> Run<'_, T> {
     async fn all(&mut self) -> Result<(), Stopped> {
-        let ready = async |proxy: &Asked| proxy.is_ready().await.filter(|ready| *ready);
+        let ready = async |proxy: &OwnProxy| proxy.is_ready().await.filter(|ready| *ready);
         if self.until(READY, ready).await?.is_none() {
             return match self.proxy.is_ready().await {
                 None => Ok(()),
@@ -126,7 +126,11 @@ impl<T: FnMut(String)> Run<'_, T> {
     }
 
     /// Looks until there is something to see, `limit` long at most.
-    async fn until<S>(&self, limit: Duration, look: impl AsyncFn(&Asked) -> Option<S>) -> Result<Option<S>, Stopped> {
+    async fn until<S>(
+        &self,
+        limit: Duration,
+        look: impl AsyncFn(&OwnProxy) -> Option<S>,
+    ) -> Result<Option<S>, Stopped> {
         let end = Instant::now() + limit;
         loop {
             if let Some(seen) = look(self.proxy).await {
@@ -239,7 +243,7 @@ impl<T: FnMut(String)> Run<'_, T> {
     /// Waits until no endpoint is out any more.
     async fn back(&mut self, number: usize, limit: Duration) -> Result<(), Stopped> {
         let since = Instant::now();
-        let none_out = async |proxy: &Asked| {
+        let none_out = async |proxy: &OwnProxy| {
             let counted = proxy.counted().await.ok()?;
             (counted.get(counters::OUT).copied().unwrap_or(0) == 0).then_some(())
         };

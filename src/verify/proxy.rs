@@ -40,14 +40,14 @@ impl Places {
 
 /// A proxy, asked about one target.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct OwnProxy {
     http: reqwest::Client,
     places: Places,
     host: String,
     port: u16,
 }
 
-impl Asked {
+impl OwnProxy {
     /// The proxy at these places, about this target.
     ///
     /// # Errors
