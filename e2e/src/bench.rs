@@ -293,8 +293,8 @@ fn oha(cache: &Cache, report: &Report) -> Result<PathBuf> {
     let install = || {
         cache.get("parts", "oha", &key, |folder| {
             let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-            // Plain HTTP is all that is compared, and TLS is most of its building.
-            cargo.args(["install", "oha", "--locked", "--no-default-features", "--version", &format!("={OHA}")]);
+            // With its TLS, although plain HTTP is all that is compared: it does not compile without.
+            cargo.args(["install", "oha", "--locked", "--version", &format!("={OHA}")]);
             let building = tempfile::tempdir()?;
             cargo.arg("--root").arg(folder).arg("--target-dir").arg(building.path());
             check(&mut cargo).context("oha does not build")?;
