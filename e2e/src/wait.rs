@@ -43,9 +43,47 @@ pub fn until_true(what: &str, limit: Duration, mut look: impl FnMut() -> Result<
     until(what, limit, || Ok(if look()? { Seen::Done(()) } else { Seen::NotYet("no".to_owned()) }))
 }
 
+/// Waits until what a look counts has stayed the same for so long, and gives the count.
+///
+/// # Errors
+/// As [`until`].
+pub fn until_unchanged(
+    what: &str,
+    limit: Duration,
+    still: Duration,
+    mut count: impl FnMut() -> Result<usize>,
+) -> Result<usize> {
+    let first = count()?;
+    let mut last = (first, Instant::now());
+    until(&format!("{what} stay the same for {} s", still.as_secs()), limit, || {
+        let now = count()?;
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        Ok(if last.1.elapsed() >= still { Seen::Done(now) } else { Seen::NotYet(format!("{first}, then {now}")) })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn it_waits_until_a_count_rests_and_gives_up_on_one_that_does_not() {
+        let mut looks = 0;
+        let mut grows_to_three = || {
+            looks += 1;
+            Ok(looks.min(3))
+        };
+        let still = Duration::from_millis(100);
+        assert_eq!(until_unchanged("counts", Duration::from_secs(5), still, &mut grows_to_three).unwrap(), 3);
+        let mut looks = 0;
+        let mut grows = || {
+            looks += 1;
+            Ok(looks)
+        };
+        assert!(until_unchanged("counts", Duration::from_millis(10), Duration::from_mins(1), &mut grows).is_err());
+    }
 
     #[test]
     fn it_gives_the_value_of_the_first_look_that_holds() {

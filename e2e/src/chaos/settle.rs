@@ -171,22 +171,10 @@ fn by_our_own_diff(stage: &Stage) -> Result<Option<String>> {
 
 /// Waits until nothing has been written for a while.
 fn rests(stage: &Stage) -> Result<()> {
-    let count = || {
+    wait::until_unchanged("the operator's writes", SOON, REST, || {
         stage.with_log(|writes| writes.iter().filter(|write| write.pod.is_some() && !write.is_about_leading()).count())
-    };
-    let mut last = (count()?, Instant::now());
-    let begun = last.0;
-    wait::until("the operator comes to rest", SOON, || {
-        let now = count()?;
-        if now != last.0 {
-            last = (now, Instant::now());
-        }
-        Ok(if last.1.elapsed() >= REST {
-            Seen::Done(())
-        } else {
-            Seen::NotYet(format!("{} writes since everything is as wanted", now - begun))
-        })
     })
+    .map(drop)
 }
 
 /// Replicas that ended as none should: by a panic, or for want of memory.

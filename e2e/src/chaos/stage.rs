@@ -189,6 +189,17 @@ impl Stage {
         })
     }
 
+    /// The operator has found out of every watch that fell silent, and reads it no more.
+    ///
+    /// # Errors
+    /// When it has not in time.
+    pub fn until_nothing_is_silent(&self) -> Result<()> {
+        wait::until("the operator ends the watches that fell silent", SOON * 4, || {
+            let silent = locked(&self.proxy).counts()?.silent;
+            Ok(if silent == 0 { Seen::Done(()) } else { Seen::NotYet(format!("{silent} are silent and read")) })
+        })
+    }
+
     /// The user has edited so often in this step, or is through.
     ///
     /// # Errors

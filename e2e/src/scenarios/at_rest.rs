@@ -59,18 +59,7 @@ pub fn nothing_is_written(checkout: &Checkout) -> Result<()> {
 
 /// Events are written beside the work; at rest means that they are out, too: no write for three seconds.
 fn settled(checkout: &Checkout) -> Result<usize> {
-    let mut last = (writes(checkout)?.len(), Instant::now());
-    wait::until("the operator comes to rest", SOON, || {
-        let now = writes(checkout)?.len();
-        if now != last.0 {
-            last = (now, Instant::now());
-        }
-        Ok(if last.1.elapsed() >= Duration::from_secs(3) {
-            Seen::Done(now)
-        } else {
-            Seen::NotYet(format!("{now} writes"))
-        })
-    })
+    wait::until_unchanged("the operator's writes", SOON, Duration::from_secs(3), || Ok(writes(checkout)?.len()))
 }
 
 /// Every write of the operator's account that the API server has logged, but renewals of its lease: that is

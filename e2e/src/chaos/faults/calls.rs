@@ -100,12 +100,14 @@ pub fn lists_trickle(stage: &Stage, random: &mut fastrand::Rng) -> Result<u64> {
     under(stage, vec![Rule::new(What::Lists, Act::Trickle { pieces }), watches(Lines::Gone)], 12)
 }
 
-/// Nothing comes any more on any watch, and no connection ends.
+/// Nothing comes any more on any watch, and no connection ends, until the operator ends them all by itself.
 pub fn watches_fall_silent(stage: &Stage, random: &mut fastrand::Rng) -> Result<u64> {
     let rule = watches(Lines::Silence);
     // All of them, or one kind while the others live.
     let (rule, at_least) = if random.bool() { (rule.of("destinationrules"), 1) } else { (rule, 6) };
-    under(stage, vec![rule], at_least)
+    let bites = under(stage, vec![rule], at_least)?;
+    stage.until_nothing_is_silent()?;
+    Ok(bites)
 }
 
 /// 401 to everything.

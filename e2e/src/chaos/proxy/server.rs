@@ -59,6 +59,8 @@ pub struct Counts {
     pub rules: Vec<u64>,
     /// Calls of the webhook.
     pub webhook: u64,
+    /// Watches that have fallen silent and are still read: whoever does has not found out.
+    pub silent: u64,
     /// What etcd said, if it was asked.
     pub etcd: String,
 }
@@ -93,6 +95,7 @@ impl Force {
 /// What every connection shares.
 struct Shared {
     force: watch::Sender<Arc<Force>>,
+    silent: Arc<AtomicU64>,
     connector: TlsConnector,
 }
 
@@ -108,7 +111,7 @@ async fn serve(state: &Path) -> Result<()> {
     let pki = state.join("pki");
     let acceptor = TlsAcceptor::from(Arc::new(server_config(&pki)?));
     let connector = TlsConnector::from(Arc::new(client_config(&pki)?));
-    let shared = Arc::new(Shared { force: watch::Sender::new(Arc::default()), connector });
+    let shared = Arc::new(Shared { force: watch::Sender::new(Arc::default()), silent: Arc::default(), connector });
     let webhook = Arc::new(webhook::Webhook::default());
     let (calls, reviews) = (listen(PORT).await?, listen(WEBHOOK_PORT).await?);
     let (proxied, asked) = (shared.clone(), webhook.clone());
@@ -143,7 +146,8 @@ async fn obey(shared: &Shared, webhook: &webhook::Webhook) -> Result<()> {
             }
         }
         let rules = shared.force.borrow().0.iter().map(|(_, _, bitten)| bitten.load(Ordering::Relaxed)).collect();
-        let mut answer = serde_json::to_string(&Counts { rules, webhook: webhook.asked(), etcd })?;
+        let silent = shared.silent.load(Ordering::Relaxed);
+        let mut answer = serde_json::to_string(&Counts { rules, webhook: webhook.asked(), silent, etcd })?;
         answer.push('\n');
         out.write_all(answer.as_bytes()).await?;
         out.flush().await?;
@@ -249,7 +253,8 @@ async fn answer(
         Some(Act::Trickle { pieces }) => Ok(through(response, |body, to| trickle(body, to, pieces))),
         _ if call.watches && response.status() == StatusCode::OK => {
             let force = shared.force.subscribe();
-            Ok(through(response, |body, to| pump(body, to, call, force)))
+            let silent = shared.silent.clone();
+            Ok(through(response, |body, to| pump(body, to, call, force, silent)))
         }
         _ => Ok(response.map(|body| body.map_err(io::Error::other).boxed())),
     }
@@ -349,7 +354,13 @@ async fn trickle(mut body: Incoming, to: Out, pieces: u32) {
 }
 
 /// The lines of a watch, as long as somebody reads them.
-async fn pump(mut body: Incoming, to: Out, call: Call, mut force: watch::Receiver<Arc<Force>>) {
+async fn pump(
+    mut body: Incoming,
+    to: Out,
+    call: Call,
+    mut force: watch::Receiver<Arc<Force>>,
+    silent: Arc<AtomicU64>,
+) {
     let (mut cutter, mut repeater) = (Cutter::default(), Repeater::default());
     loop {
         let present = force.borrow_and_update().clone();
@@ -363,7 +374,10 @@ async fn pump(mut body: Incoming, to: Out, call: Call, mut force: watch::Receive
             Some(Lines::Silence) => {
                 bite();
                 // For ever, whatever is in force later: that is what a dead connection is like.
-                return to.closed().await;
+                silent.fetch_add(1, Ordering::Relaxed);
+                to.closed().await;
+                silent.fetch_sub(1, Ordering::Relaxed);
+                return;
             }
             Some(Lines::Gone) => {
                 bite();
