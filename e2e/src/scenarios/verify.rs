@@ -205,6 +205,8 @@ pub fn passes_on_the_other_samples(checkout: &Checkout) -> Result<()> {
         stage.until_condition("orders", "Verified", "True")?;
         stage.kubectl.run(&["delete", "resilience", "orders", "--wait"])?;
 
+        // Its limits are of the server's pods: those may be of no other Service.
+        stage.kubectl.run(&["delete", "service", "orders", "httpbin", "--wait"])?;
         sample("checkout", "limits-on-both-sides", ("http", 80, "httpbin"))?;
         let said = cli.of("checkout").says(0, &["--path", "/delay/0.1"])?;
         let client = ["limits.perClient.activeRequests", "limits.perClient.pendingRequests"];

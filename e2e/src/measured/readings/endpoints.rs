@@ -79,8 +79,14 @@ fn addresses(dump: &ConfigDump, cluster: &str) -> Vec<String> {
 
 fn which_are_sent(bench: &Bench, name: &str, healthy: Option<u32>, lasts: &[u8]) -> Result<()> {
     let more = json!([{"addresses": [address(1)]}]);
+    bench.apply(&[service(name, None, &json!([{"name": "http", "port": PORT}]))])?;
+    let cluster = bench.cluster(name, PORT);
+    // An endpoint that istiod hears of before the Service is unhealthy to it, never terminating, and is sent
+    // (istio pilot/pkg/serviceregistry/kube/controller/endpointslice.go, `endpointHealthStatus`).
+    bench.until("the client knows the Service", |dump| {
+        if dump.cluster(&cluster).is_some() { Ok(()) } else { Err("no cluster".to_owned()) }
+    })?;
     bench.apply(&[
-        service(name, None, &json!([{"name": "http", "port": PORT}])),
         slice(&format!("{name}-1"), name, "IPv4", 8080, &by_hand()),
         // The same endpoint in a second slice, as while one is moved.
         slice(&format!("{name}-2"), name, "IPv4", 8080, &more),
@@ -90,7 +96,6 @@ fn which_are_sent(bench: &Bench, name: &str, healthy: Option<u32>, lasts: &[u8])
         detection["minHealthPercent"] = json!(percent);
     }
     bench.rule(&format!("rule-{name}"), name, PORT, json!({"outlierDetection": detection}))?;
-    let cluster = bench.cluster(name, PORT);
     let claimed: Vec<String> = lasts.iter().map(|last| address(*last)).collect();
     // Endpoints follow the cluster by a message of their own.
     let claimed: BTreeSet<&str> = claimed.iter().map(String::as_str).collect();
