@@ -354,13 +354,7 @@ async fn trickle(mut body: Incoming, to: Out, pieces: u32) {
 }
 
 /// The lines of a watch, as long as somebody reads them.
-async fn pump(
-    mut body: Incoming,
-    to: Out,
-    call: Call,
-    mut force: watch::Receiver<Arc<Force>>,
-    silent: Arc<AtomicU64>,
-) {
+async fn pump(mut body: Incoming, to: Out, call: Call, mut force: watch::Receiver<Arc<Force>>, silent: Arc<AtomicU64>) {
     let (mut cutter, mut repeater) = (Cutter::default(), Repeater::default());
     loop {
         let present = force.borrow_and_update().clone();
