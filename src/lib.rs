@@ -18,6 +18,7 @@ pub mod cli;
 pub mod controller;
 pub mod decide;
 pub mod diff;
+pub mod import;
 pub mod in_effect;
 pub mod istio;
 pub mod load;

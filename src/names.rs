@@ -19,6 +19,8 @@ pub const KIND: &str = "Resilience";
 pub const FIELD_MANAGER: &str = "resilience-operator";
 /// Field manager of `status.verification`, and reporter of its event.
 pub const VERIFY_MANAGER: &str = "resilience-verify";
+/// Field manager of policies that `import --adopt` creates.
+pub const IMPORT_MANAGER: &str = "resilience-import";
 /// Value of [`LABEL_MANAGED_BY`] on generated objects, and reporter of events.
 pub const OPERATOR: &str = "resilience-operator";
 

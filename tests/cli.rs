@@ -71,7 +71,7 @@ fn every_command_with_an_answer_takes_the_same_formats() {
     for command in ["validate", "diff", "explain", "load"] {
         offers(command, "table, json, yaml");
     }
-    for command in ["render", "crd"] {
+    for command in ["render", "crd", "import"] {
         offers(command, "yaml, json");
     }
     offers("verify", "table, json, yaml, junit");

@@ -184,6 +184,9 @@ impl Fake {
         if self.state().barred.contains(&(key.0.clone(), key.1.clone())) {
             return json_body(403, &refusal(403, "forbidden", ""));
         }
+        if parameter(&query, "dryRun") == Some("All") {
+            return json_body(200, &body);
+        }
         let force = parameter(&query, "force") == Some("true");
         let call = match one_of(&query) {
             Some(one) => format!("get {}/{one}", key.0),

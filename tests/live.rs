@@ -17,13 +17,13 @@ use crate::{
 };
 
 /// The program, a kubeconfig, and a cluster behind it.
-struct Stage {
-    fake: Fake,
+pub struct Stage {
+    pub fake: Fake,
     folder: TempDir,
 }
 
 impl Stage {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let fake = Fake::default();
         fake.install(open_api("nothing"), true);
         let address = fake.serve_http().await;
@@ -74,7 +74,7 @@ impl Stage {
         path.display().to_string()
     }
 
-    async fn run(&self, args: &[&str]) -> Output {
+    pub async fn run(&self, args: &[&str]) -> Output {
         let mut command = tokio::process::Command::new(PROGRAM);
         command.args(args).env("KUBECONFIG", self.folder.path().join("kubeconfig")).current_dir(root());
         command.output().await.unwrap()
@@ -100,7 +100,7 @@ impl Stage {
     }
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 

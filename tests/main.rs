@@ -20,6 +20,7 @@ mod faults;
 mod faulty;
 mod generated;
 mod golden;
+mod import;
 mod in_effect;
 mod installed;
 mod leadership;

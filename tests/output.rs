@@ -14,7 +14,7 @@ use crate::support::{difference, read, root};
 const HEAD: &str = "# Output for programs
 
 What `-o json` prints; `-o yaml` prints the same. `render` and `crd` print manifests, whose fields are those of
-their kinds. A field keeps its name and its meaning; new ones may come.
+their kinds, and so does `import` but for `-o json`. A field keeps its name and its meaning; new ones may come.
 
 Exit codes are the same in every format: 0 done (and for `diff`: no difference), 1 the answer is no (faults, a
 refusal, differences, nothing of that name, the guard tripped), 2 the question could not be answered.
@@ -26,6 +26,7 @@ fn every_field_that_is_printed_for_programs_is_in_the_documentation() {
     page.push_str(&section::<cli::validate::Report>("validate"));
     page.push_str(&section::<cli::diff::Report>("diff"));
     page.push_str(&section::<report::Page>("explain"));
+    page.push_str(&section::<cli::import::Report>("import"));
     page.push_str(&section::<verification::Report>("verify"));
     page.push_str(&section::<load::Report>("load"));
     if std::env::var_os("UPDATE_GOLDEN").is_some() {

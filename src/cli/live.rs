@@ -76,6 +76,13 @@ pub struct Chosen {
 }
 
 impl Connection {
+    /// Where what names no namespace belongs, and what decisions depend on, without any cluster.
+    pub(super) fn offline(&self) -> (String, Settings) {
+        let settings =
+            Settings { cluster_domain: self.cluster_domain.clone(), root_namespace: self.istio_root_namespace.clone() };
+        (self.namespace.clone().unwrap_or_else(|| "default".to_owned()), settings)
+    }
+
     /// Finds the way there; does not go it yet.
     ///
     /// # Errors
@@ -99,8 +106,7 @@ impl Connection {
         };
         let address = config.cluster_url.to_string();
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        let settings =
-            Settings { cluster_domain: self.cluster_domain.clone(), root_namespace: self.istio_root_namespace.clone() };
+        let (_, settings) = self.offline();
         Ok(Chosen { reader: Reader::new(client::to(config)?, &address), namespace, settings })
     }
 }

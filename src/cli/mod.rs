@@ -8,6 +8,7 @@ pub mod completion;
 pub mod crd;
 pub mod diff;
 pub mod explain;
+pub mod import;
 pub mod input;
 mod io;
 pub mod live;
@@ -49,6 +50,7 @@ enum Command {
     Validate(validate::Args),
     Diff(diff::Args),
     Explain(explain::Args),
+    Import(import::Args),
     Verify(verify::Args),
     #[command(hide = true)]
     VerifyWorker(verify_worker::Args),
@@ -77,6 +79,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Validate(args) => validate::run(&args, &mut io),
         Command::Diff(args) => diff::run(&args, &mut io),
         Command::Explain(args) => explain::run(&args, &mut io),
+        Command::Import(args) => import::run(&args, &mut io),
         Command::Verify(args) => verify::run(&args, &mut io),
         Command::VerifyWorker(args) => verify_worker::run(&args),
         Command::Crd(args) => crd::run(&args, &mut io.out),

@@ -148,6 +148,31 @@ impl World {
         Ok(())
     }
 
+    /// Namespaces with DestinationRules or VirtualServices.
+    #[must_use]
+    pub fn namespaces_of_rules(&self) -> BTreeSet<String> {
+        let routing = self.rules.iter().filter(|rule| rule.kind != Kind::Sidecar);
+        routing.map(|rule| rule.namespace.clone()).collect()
+    }
+
+    /// DestinationRules and VirtualServices of a namespace, in the order in which they were read.
+    #[must_use]
+    pub fn rules_within(&self, namespace: &str) -> Vec<Arc<Existing>> {
+        let here = self.rules.iter().filter(|rule| rule.kind != Kind::Sidecar && rule.namespace == namespace);
+        here.cloned().collect()
+    }
+
+    /// Services and ServiceEntries of a namespace.
+    #[must_use]
+    pub fn targets_within(&self, namespace: &str) -> Vec<(TargetRef, ServiceView)> {
+        let services = self.services.iter().filter(|((of, _), _)| of == namespace);
+        let services = services
+            .map(|((_, name), service)| (TargetRef::new(TargetKind::Service, name), ServiceView::from(service)));
+        let entries = self.entries.iter().filter(|((of, _), _)| of == namespace);
+        let entries = entries.map(|((_, name), entry)| (TargetRef::new(TargetKind::ServiceEntry, name), entry.clone()));
+        services.chain(entries).collect()
+    }
+
     /// What the operator would observe of one policy if the files were its cluster.
     #[must_use]
     pub fn observe(&self, resilience: &Resilience, beyond: Beyond, settings: &Settings) -> Observed {

@@ -20,6 +20,8 @@ use crate::{
     validate::Valid,
 };
 
+pub(crate) use virtual_service::retry_on as retry_word;
+
 /// What should exist for a policy; `None` means that it should not.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {

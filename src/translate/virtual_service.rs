@@ -79,7 +79,7 @@ fn retry(retries: &ResolvedRetries) -> HttpRetry {
 
 /// Envoy's word, of those that Istio lets through (istio `pkg/config/validation`,
 /// `supportedRetryOnPolicies`).
-const fn retry_on(on: RetryOn) -> &'static str {
+pub(crate) const fn retry_on(on: RetryOn) -> &'static str {
     match on {
         RetryOn::ConnectFailure => "connect-failure",
         RetryOn::RefusedStream => "refused-stream",
