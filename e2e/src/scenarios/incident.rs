@@ -94,8 +94,8 @@ const EJECTED: &str = "outlier_detection.ejections_active";
 /// Waits until the client's Envoy has counted something for `httpbin`.
 fn until_counted(stage: &Stage<'_>, what: &str, counter: &str, holds: impl Fn(u64) -> bool) -> Result<()> {
     stage.kubectl.until(what, SOON, |kubectl| {
-        let counted = Stats::of(kubectl, CLIENT)?.outbound(&stage.host(), PORT, counter);
-        Ok(if holds(counted) { Seen::Done(()) } else { Seen::NotYet(format!("{counter} is {counted}")) })
+        let now = Stats::of(kubectl, CLIENT)?.outbound(&stage.host(), PORT, counter);
+        Ok(if holds(now) { Seen::Done(()) } else { Seen::NotYet(format!("{counter} is {now}")) })
     })
 }
 
