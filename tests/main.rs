@@ -28,6 +28,7 @@ mod live;
 mod load;
 mod merge;
 mod metrics;
+mod metrics_page;
 mod neighbours;
 mod output;
 mod properties;
