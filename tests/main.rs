@@ -29,6 +29,7 @@ mod load;
 mod merge;
 mod metrics;
 mod metrics_page;
+mod monitoring;
 mod neighbours;
 mod output;
 mod properties;
