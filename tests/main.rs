@@ -29,6 +29,8 @@ mod live;
 mod load;
 mod merge;
 mod metrics;
+mod metrics_page;
+mod monitoring;
 mod neighbours;
 mod output;
 mod properties;

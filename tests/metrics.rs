@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use resilience_operator::controller::Options;
+
 use crate::{
     fake::Fake,
     reconcile::{DR, Operator, POLICIES, condition, foreign_rule, policy, service, until, until_programmed},
@@ -33,6 +35,44 @@ async fn series(names: &[String]) -> BTreeSet<String> {
     }
     let series = text.lines().filter(|line| !line.starts_with('#'));
     series.map(|line| line.rsplit_once(' ').map_or(line, |(series, _)| series).to_owned()).collect()
+}
+
+#[tokio::test]
+async fn what_policies_allow_is_told_by_name_and_only_where_it_was_opted_in_to() {
+    for opted_in in [false, true] {
+        let fake = Fake::default();
+        fake.put("services", service("shop"));
+        fake.put(POLICIES, policy("shop"));
+        let operator = Operator::start_with(
+            &fake,
+            Options { limit_metrics: opted_in, istiod_address: String::new(), ..Options::default() },
+        );
+        until_programmed(&fake, "shop").await;
+        if !opted_in {
+            assert!(operator.metrics.encode_limits().is_none());
+            continue;
+        }
+        let told = r#"policy="shop",destination_service="shop.ns.svc.cluster.local""#;
+        until("the limit is told", || operator.metrics.encode_limits().unwrap().unwrap().contains(told)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_lag_of_a_status_and_the_turn_of_a_policy_are_counted() {
+    let fake = Fake::default();
+    fake.put("services", service("shop"));
+    fake.put(POLICIES, policy("shop"));
+    let operator = Operator::start(&fake);
+    until_programmed(&fake, "shop").await;
+    until("its lag is counted", || operator.counted("resilience_operator_status_lag_seconds_count 1")).await;
+    assert!(operator.counted("resilience_operator_unobserved_policies 0"));
+    assert!(operator.counted("resilience_operator_unobserved_age_seconds 0"));
+    let text = operator.metrics.encode().unwrap();
+    let turns = text.lines().find_map(|line| line.strip_prefix("resilience_operator_queue_seconds_count ")).unwrap();
+    assert!(turns.parse::<u64>().unwrap() > 0);
+    let programmed =
+        r#"resilience_operator_policies_by_reason{condition="Programmed",status="True",reason="Programmed"} 1"#;
+    assert!(operator.counted(programmed), "{text}");
 }
 
 #[tokio::test]

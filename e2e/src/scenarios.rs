@@ -20,6 +20,7 @@ pub mod enforced;
 pub mod footprint;
 pub mod gateway_api;
 pub mod in_effect;
+pub mod incident;
 pub mod judged;
 pub mod leadership;
 pub mod leaves_nothing;

@@ -90,6 +90,42 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 32] = [
+        Self::Accepted,
+        Self::Invalid,
+        Self::Unsupported,
+        Self::Conflicted,
+        Self::TargetNotFound,
+        Self::Programmed,
+        Self::Observing,
+        Self::Suspended,
+        Self::NotAccepted,
+        Self::Refused,
+        Self::WriteFailed,
+        Self::FieldConflict,
+        Self::ForeignFields,
+        Self::InEffect,
+        Self::RefusedByProxy,
+        Self::Shadowed,
+        Self::Differs,
+        Self::Lagging,
+        Self::NotProgrammed,
+        Self::NoIdentity,
+        Self::Unreachable,
+        Self::Partial,
+        Self::Unproven,
+        Self::NoProxies,
+        Self::NotForClients,
+        Self::Ready,
+        Self::NotReady,
+        Self::Progressing,
+        Self::Verified,
+        Self::NotVerified,
+        Self::Stale,
+        Self::NeverVerified,
+    ];
+
     /// Those of `InEffect` that tell how asking ended.
     pub const OF_ASKING: [Self; 10] = [
         Self::InEffect,
@@ -143,3 +179,6 @@ impl Reason {
         }
     }
 }
+
+// Of an enum whose last one is this; a reason that is missing in `ALL` does not compile.
+const _: () = assert!(Reason::ALL.len() == Reason::NeverVerified as usize + 1);

@@ -5,9 +5,13 @@
 //! nothing else, and a name stays until nothing is left of its policy; what it stands for is looked up
 //! in the [`World`](super::world::World).
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
 };
 
 use futures::channel::mpsc;
@@ -34,6 +38,8 @@ pub struct Keys {
     open: AtomicBool,
     store: Store<Key>,
     queue: mpsc::UnboundedSender<ObjectRef<Key>>,
+    /// Who waits for his turn, and since when.
+    waiting: Mutex<HashMap<(String, String), Instant>>,
 }
 
 impl Keys {
@@ -41,7 +47,8 @@ impl Keys {
     pub fn new() -> (Self, mpsc::UnboundedReceiver<ObjectRef<Key>>) {
         let (store, writer) = store();
         let (queue, requests) = mpsc::unbounded();
-        (Self { writer: Mutex::new(writer), open: AtomicBool::new(false), store, queue }, requests)
+        let (writer, waiting) = (Mutex::new(writer), Mutex::default());
+        (Self { writer, open: AtomicBool::new(false), store, queue, waiting }, requests)
     }
 
     /// The names, as the controller reads them. Not ready before [`Keys::open`].
@@ -83,9 +90,25 @@ impl Keys {
         if !same {
             writer.apply_watcher_event(&Event::Apply(key(namespace, name, uid)));
         }
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry((namespace.to_owned(), name.to_owned()))
+            .or_insert_with(Instant::now);
         drop(writer);
         // Fails when the controller has ended, and then nobody looks at anything.
         let _ended = self.queue.unbounded_send(reference);
+    }
+
+    /// A name's turn has come; since when it waited. `None`: nobody asked, its time was over.
+    pub fn begin(&self, namespace: &str, name: &str) -> Option<Instant> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.remove(&(namespace.to_owned(), name.to_owned()))
+    }
+
+    /// Who waits for his turn, and since when.
+    pub fn waiting(&self) -> HashMap<(String, String), Instant> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Forgets a name unless `alive`, which is asked while no name can be added: a policy that comes
@@ -94,6 +117,8 @@ impl Keys {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if !alive() {
             writer.apply_watcher_event(&Event::Delete(key(namespace, name, None)));
+            // Whoever is unknown is not called.
+            let _since = self.begin(namespace, name);
         }
     }
 }
@@ -135,6 +160,22 @@ mod tests {
         assert_eq!(known(&keys), [("b".into(), None)]);
         assert_eq!(requests.try_recv().unwrap().name, "b");
         assert!(requests.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_name_waits_from_the_first_time_that_it_is_asked_for_until_its_turn() {
+        let (keys, _requests) = Keys::new();
+        keys.open();
+        let name = ("ns".to_owned(), "a".to_owned());
+        keys.look_at("ns", "a", None);
+        let since = keys.waiting()[&name];
+        keys.look_at("ns", "a", None);
+        assert_eq!(keys.waiting()[&name], since);
+        assert_eq!(keys.begin("ns", "a"), Some(since));
+        assert_eq!(keys.begin("ns", "a"), None);
+        keys.look_at("ns", "a", None);
+        keys.forget("ns", "a", || false);
+        assert_eq!(keys.waiting().len(), 0);
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod events;
 pub(crate) mod index;
 pub(crate) mod installed;
 mod keys;
+mod lag;
 mod live;
 pub(crate) mod observe;
 mod own;
@@ -24,6 +25,7 @@ mod reconcile;
 mod relations;
 mod retry;
 mod server_side;
+mod tally;
 mod watch;
 pub(crate) mod world;
 
@@ -71,6 +73,7 @@ use events::Events;
 use index::Indexed;
 use installed::{Installed, Served};
 use keys::{Key, Keys};
+use lag::Lag;
 use reconcile::{Context, reconcile, report_unreadable};
 use relations::Names;
 use retry::{Class, Retries};
@@ -129,6 +132,8 @@ pub struct Options {
     pub istio_recheck: Duration,
     /// How istiod is asked what proxies have.
     pub in_effect: proof::Options,
+    /// Whether what policies allow is told to who scrapes, by name.
+    pub limit_metrics: bool,
 }
 
 impl From<Settings> for Options {
@@ -139,6 +144,7 @@ impl From<Settings> for Options {
                 &settings.istio_root_namespace,
                 settings.in_effect_grace,
             ),
+            limit_metrics: settings.limit_metrics,
             cluster_domain: settings.cluster_domain,
             root_namespace: settings.istio_root_namespace,
             namespaces: settings.namespaces,
@@ -161,6 +167,7 @@ impl Default for Options {
 struct Shared {
     context: Context,
     keys: Arc<Keys>,
+    lag: Arc<Lag>,
     retries: Retries,
     metrics: Arc<Metrics>,
     installed: Installed,
@@ -188,6 +195,7 @@ impl Shared {
         };
         let (asked, within) = (keys.clone(), world.clone());
         let edited = move |delta: &Delta<Policy>| asked.look_at_all(&within, &relations::of_policy(delta, &within));
+        let lag = Arc::new(Lag::default());
         let shared = Arc::new(Self {
             context: Context {
                 hands: Hands {
@@ -200,12 +208,17 @@ impl Shared {
                 settings,
                 board: Arc::new(Board::new(options.in_effect.is_set_up())),
             },
-            keys,
+            keys: keys.clone(),
+            lag: lag.clone(),
             retries: Retries::new(options.resync),
             metrics: metrics.clone(),
             installed: Installed::new(client.clone(), options.deadline, options.istio_recheck, &options.istiod_address),
         });
-        metrics.tally_with(move || world.tally());
+        if options.limit_metrics {
+            let world = world.clone();
+            metrics.limits_with(move || tally::limits(&world));
+        }
+        metrics.tally_with(move || tally::tally(&world, &keys, &lag));
         (shared, requests)
     }
 
@@ -538,6 +551,12 @@ enum End {
 async fn attend(key: Arc<Key>, shared: Arc<Shared>) -> Result<Action, Infallible> {
     let begun = Instant::now();
     let (namespace, name) = (key.namespace().unwrap_or_default(), key.name_any());
+    let policy = || shared.context.hands.world.policies.get(&namespace, &name);
+    let asked = shared.keys.begin(&namespace, &name);
+    if let Some(since) = asked {
+        shared.metrics.waited(since.elapsed());
+    }
+    shared.lag.begin((&namespace, &name), lag::is_unobserved(policy().as_deref()), asked.unwrap_or(begun));
     let ended = AssertUnwindSafe(look(&shared, &key, &namespace, &name)).catch_unwind().await;
     let (label, class) = match &ended {
         Ok(Ok(End::Gone)) => ("gone", Class::Never),
@@ -567,6 +586,9 @@ async fn attend(key: Arc<Key>, shared: Arc<Shared>) -> Result<Action, Infallible
         }
     }
     shared.metrics.reconciled(label, begun.elapsed());
+    if let Some(took) = shared.lag.end((&namespace, &name), policy().as_deref()) {
+        shared.metrics.told(took);
+    }
     Ok(shared.retries.after(&namespace, &name, class))
 }
 

@@ -23,14 +23,13 @@ use super::{
     index::{Key, as_read, target_of},
 };
 use crate::{
-    api::{Resilience, ResilienceStatus, TargetKind, TargetRef, Verification, conditions},
+    api::{Resilience, TargetKind, TargetRef, Verification},
     istio::{
         Existing, Kind, Knows, Stake,
         neighbourhood::{GatewayRoute, GatewayRouteKind, Neighbourhood},
     },
     names,
     observed::{Membership, ServiceView, Unseen, WAYPOINT, host_of},
-    runtime::metrics::Tally,
     validate::Settings,
 };
 
@@ -301,31 +300,6 @@ impl World {
         found.sort_by(|one, two| one.name.cmp(&two.name));
         found.dedup_by(|one, two| one.name == two.name);
         found
-    }
-
-    /// How many policies have each condition with each status.
-    pub fn tally(&self) -> Tally {
-        let policies = self.policies.all();
-        let count = |kind, wanted| {
-            let has = |status: &ResilienceStatus| {
-                let condition = status.conditions.iter().find(|condition| condition.type_ == kind);
-                condition.map_or("Unknown", |condition| condition.status.as_str()) == wanted
-            };
-            let empty = ResilienceStatus::default();
-            let matching = policies.iter().filter(|entry| {
-                has(entry.view.readable().and_then(|resilience| resilience.status.as_ref()).unwrap_or(&empty))
-            });
-            i64::try_from(matching.count()).unwrap_or(i64::MAX)
-        };
-        let kinds = [
-            conditions::ACCEPTED,
-            conditions::PROGRAMMED,
-            conditions::IN_EFFECT,
-            conditions::READY,
-            conditions::STALLED,
-        ];
-        let pairs = kinds.into_iter().flat_map(|kind| ["True", "False", "Unknown"].map(|status| (kind, status)));
-        pairs.map(|(kind, status)| (kind, status, count(kind, status))).collect()
     }
 }
 

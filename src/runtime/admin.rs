@@ -13,14 +13,14 @@ use anyhow::Context as _;
 use axum::{
     Router,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::metrics::Metrics;
+use super::metrics::{Metrics, classic};
 
 /// What stands between the process and readiness.
 #[derive(Debug, Default)]
@@ -91,6 +91,7 @@ pub fn router(health: Arc<Health>, metrics: Arc<Metrics>) -> Router {
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(scrape))
+        .route("/metrics/policies", get(scrape_policies))
         .with_state(Admin { health, metrics })
 }
 
@@ -103,11 +104,32 @@ async fn ready(State(admin): State<Admin>) -> Response {
     }
 }
 
-async fn scrape(State(admin): State<Admin>) -> Response {
-    match admin.metrics.encode() {
-        Ok(text) => {
+/// Why there is no `/metrics/policies`.
+const NOT_TOLD: &str = "what policies allow is not told: --limit-metrics, or the component deploy/limit-metrics, turns it on, and with it names of policies and hosts in labels\n";
+
+async fn scrape(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    exposed(admin.metrics.encode(), &headers)
+}
+
+/// Apart, since there are names in it.
+async fn scrape_policies(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    match admin.metrics.encode_limits() {
+        Some(encoded) => exposed(encoded, &headers),
+        None => (StatusCode::NOT_FOUND, NOT_TOLD).into_response(),
+    }
+}
+
+/// In `OpenMetrics` for who asks for it, in the older format for everybody else.
+fn exposed(encoded: Result<String, std::fmt::Error>, headers: &HeaderMap) -> Response {
+    let asked = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let open = asked.into_iter().any(|accept| accept.contains("application/openmetrics-text"));
+    match encoded {
+        Ok(text) if open => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Ok(text) => {
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], classic(&text)).into_response()
         }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }

@@ -1,4 +1,9 @@
 //! What the process counts. Every label has few values that are known beforehand; none is a name.
+//! The one exception is apart, and served apart: [`limits`].
+
+mod book;
+pub mod limits;
+mod text;
 
 use std::{
     fmt,
@@ -9,8 +14,11 @@ use std::{
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
-    registry::Registry,
 };
+
+use book::Book;
+pub use book::Described;
+pub use text::classic;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ByOutcome {
@@ -40,12 +48,38 @@ struct ByQuestion {
     result: &'static str,
 }
 
-/// How many policies have a condition with a status: condition, status, number.
-pub type Tally = Vec<(&'static str, &'static str, i64)>;
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByReason {
+    condition: &'static str,
+    status: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByCode {
+    code: String,
+}
+
+/// What is counted at each scrape, so that nothing is counted for nobody.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// How many policies have a condition with a status: condition, status, number.
+    pub conditions: Vec<(&'static str, &'static str, i64)>,
+    /// The same by reason: condition, status, reason, number.
+    pub reasons: Vec<(&'static str, &'static str, &'static str, i64)>,
+    /// How many policies have a warning: code, number.
+    pub warnings: Vec<(String, i64)>,
+    /// Policies whose status speaks of an older generation than they have.
+    pub unobserved: i64,
+    /// For how long the one of them that has waited longest waits, as far as this process knows.
+    pub unobserved_age: Duration,
+    /// Policies that wait for their turn.
+    pub queue: i64,
+}
 
 /// All metrics of the process.
 pub struct Metrics {
-    registry: Registry,
+    book: Book,
     reconciles: Family<ByOutcome, Counter>,
     seconds: Histogram,
     writes: Family<ByWrite, Counter>,
@@ -54,6 +88,13 @@ pub struct Metrics {
     late_events: Family<ByKind, Counter>,
     live_reads: Family<ByKind, Counter>,
     policies: Family<ByCondition, Gauge>,
+    reasons: Family<ByReason, Gauge>,
+    warnings: Family<ByCode, Gauge>,
+    queue: Gauge,
+    queue_seconds: Histogram,
+    status_lag: Histogram,
+    unobserved: Gauge,
+    unobserved_age: Gauge,
     panics: Counter<u64, AtomicU64>,
     missing_fields: Gauge,
     leader: Gauge,
@@ -62,7 +103,10 @@ pub struct Metrics {
     questions: Family<ByQuestion, Counter>,
     answer_age: Gauge,
     answered: Mutex<Option<Instant>>,
+    /// Two who scrape at once would find the series that the other is just counting anew gone.
+    scrape: Mutex<()>,
     tally: OnceLock<Box<dyn Fn() -> Tally + Send + Sync>>,
+    limits: OnceLock<Box<dyn Fn() -> Vec<limits::Limit> + Send + Sync>>,
 }
 
 impl fmt::Debug for Metrics {
@@ -71,79 +115,126 @@ impl fmt::Debug for Metrics {
     }
 }
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Seconds: a reconcile without writes takes less than a millisecond, one with three slow ones 30 s.
 const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
 impl Default for Metrics {
+    #[allow(clippy::too_many_lines, reason = "a table: one metric after another, each with its words")]
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("resilience_operator");
-        let reconciles = Family::default();
-        registry.register("reconciles", "Reconciles by how they ended", reconciles.clone());
-        let seconds = Histogram::new(BUCKETS);
-        registry.register("reconcile_seconds", "How long a reconcile took, its writes included", seconds.clone());
-        let writes = Family::default();
-        registry.register("writes", "Writes that the API server took, by kind and verb", writes.clone());
-        let watch_errors = Family::default();
-        registry.register("watch_errors", "Watches that broke and were started anew", watch_errors.clone());
-        let unreadable = Family::default();
-        registry.register(
-            "unreadable_objects",
-            "Objects of a watch that are not of the types we know",
-            unreadable.clone(),
-        );
-        let late_events = Family::default();
-        let help = "Objects that a watch or a list told of later than our own calls had";
-        registry.register("late_events", help, late_events.clone());
-        let live_reads = Family::default();
-        let help = "Objects that were read since no watch had shown what we wrote, or a write's end is not known";
-        registry.register("live_reads", help, live_reads.clone());
-        let policies = Family::default();
-        registry.register("policies", "Policies by condition and its status", policies.clone());
-        let panics = Counter::default();
-        registry.register("panics", "Reconciles that panicked: each is a bug", panics.clone());
-        let missing_fields = Gauge::default();
-        let help = "Fields that the operator may write and the installed Istio does not have";
-        registry.register("istio_missing_fields", help, missing_fields.clone());
-        let leader = Gauge::default();
-        registry.register("leader", "1 if this replica leads, and so writes; 0 if it stands by", leader.clone());
-        let lease_seconds = Histogram::new(BUCKETS);
-        registry.register(
-            "lease_seconds",
-            "How long the API server took for a renewal of the lease",
-            lease_seconds.clone(),
-        );
-        let lease_failures = Counter::default();
-        registry.register("lease_failures", "Calls about the lease that failed", lease_failures.clone());
-        let questions = Family::default();
-        registry.register(
-            "istiod_questions",
-            "Questions to istiod about proxies, by how they ended",
-            questions.clone(),
-        );
-        let answer_age = Gauge::default();
-        let help = "Since istiod last told what proxies have; -1: it never did, or nobody asks";
-        registry.register("istiod_answer_age_seconds", help, answer_age.clone());
-        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "What is running", build);
+        let mut book = Book::default();
+        let outcome = "`outcome`: that of the policy, or `error`, `panicked`, `leaving` (it is being deleted), `gone`";
+        let kind = "`kind`: of the object";
+        let condition = "`condition`, `status`: as on the object";
         Self {
-            registry,
-            reconciles,
-            seconds,
-            writes,
-            watch_errors,
-            unreadable,
-            late_events,
-            live_reads,
-            policies,
-            panics,
-            missing_fields,
-            leader,
-            lease_seconds,
-            lease_failures,
-            questions,
-            answer_age,
+            reconciles: book.add("reconciles", "Reconciles by how they ended", outcome, Family::default()),
+            seconds: book.add(
+                "reconcile_seconds",
+                "How long a reconcile took, its writes included",
+                "",
+                Histogram::new(BUCKETS),
+            ),
+            writes: book.add(
+                "writes",
+                "Writes that the API server took, by kind and verb",
+                "`kind`, `verb`: of the object, and what was done with it",
+                Family::default(),
+            ),
+            watch_errors: book.add("watch_errors", "Watches that broke and were started anew", kind, Family::default()),
+            unreadable: book.add(
+                "unreadable_objects",
+                "Objects of a watch that are not of the types we know",
+                kind,
+                Family::default(),
+            ),
+            late_events: book.add(
+                "late_events",
+                "Objects that a watch or a list told of later than our own calls had",
+                kind,
+                Family::default(),
+            ),
+            live_reads: book.add(
+                "live_reads",
+                "Objects that were read since no watch had shown what we wrote, or a write's end is not known",
+                kind,
+                Family::default(),
+            ),
+            policies: book.add("policies", "Policies by condition and its status", condition, Family::default()),
+            reasons: book.add(
+                "policies_by_reason",
+                "Policies by condition, its status and its reason; without those that no policy has",
+                "`condition`, `status`, `reason`: as on the object; `Other` is a reason of another version",
+                Family::default(),
+            ),
+            warnings: book.add(
+                "warnings",
+                "Policies that carry a warning, by its code",
+                "`code`: `RES010` and so on, a page each in `docs/warnings`",
+                Family::default(),
+            ),
+            queue: book.add("queue_length", "Policies that wait for their turn", "", Gauge::default()),
+            queue_seconds: book.add(
+                "queue_seconds",
+                "How long a policy waited for its turn after something that concerns it had changed",
+                "",
+                Histogram::new(BUCKETS),
+            ),
+            status_lag: book.add(
+                "status_lag_seconds",
+                "From when this process heard of a policy's generation to when its status speaks of it",
+                "",
+                Histogram::new(BUCKETS),
+            ),
+            unobserved: book.add(
+                "unobserved_policies",
+                "Policies whose status speaks of an older generation than they have",
+                "",
+                Gauge::default(),
+            ),
+            unobserved_age: book.add(
+                "unobserved_age_seconds",
+                "For how long the one of them that has waited longest waits; 0 where nobody waits, or another leads",
+                "",
+                Gauge::default(),
+            ),
+            panics: book.add("panics", "Reconciles that panicked: each is a bug", "", Counter::default()),
+            missing_fields: book.add(
+                "istio_missing_fields",
+                "Fields that the operator may write and the installed Istio does not have",
+                "",
+                Gauge::default(),
+            ),
+            leader: book.add(
+                "leader",
+                "1 if this replica leads, and so writes; 0 if it stands by",
+                "",
+                Gauge::default(),
+            ),
+            lease_seconds: book.add(
+                "lease_seconds",
+                "How long the API server took for a renewal of the lease",
+                "",
+                Histogram::new(BUCKETS),
+            ),
+            lease_failures: book.add("lease_failures", "Calls about the lease that failed", "", Counter::default()),
+            questions: book.add(
+                "istiod_questions",
+                "Questions to istiod about proxies, by how they ended",
+                "`question`, `result`: what was asked, and how that ended",
+                Family::default(),
+            ),
+            answer_age: book.add(
+                "istiod_answer_age_seconds",
+                "Since istiod last told what proxies have; -1: it never did, or nobody asks",
+                "",
+                Gauge::default(),
+            ),
+            book: book.with_info("build", "What is running", "`version`", Info::new(vec![("version", VERSION)])),
             answered: Mutex::default(),
+            scrape: Mutex::default(),
             tally: OnceLock::new(),
+            limits: OnceLock::new(),
         }
     }
 }
@@ -153,6 +244,16 @@ impl Metrics {
     pub fn reconciled(&self, outcome: &'static str, took: Duration) {
         self.reconciles.get_or_create(&ByOutcome { outcome }).inc();
         self.seconds.observe(took.as_secs_f64());
+    }
+
+    /// A policy's turn came, so long after something had changed.
+    pub fn waited(&self, since: Duration) {
+        self.queue_seconds.observe(since.as_secs_f64());
+    }
+
+    /// A status speaks of its policy's generation, so long after it was heard of.
+    pub fn told(&self, since: Duration) {
+        self.status_lag.observe(since.as_secs_f64());
     }
 
     /// The API server took a write.
@@ -215,27 +316,62 @@ impl Metrics {
         *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// Who counts policies; asked at each scrape, so that nothing is counted for nobody.
+    /// Who counts policies; asked at each scrape.
     pub fn tally_with(&self, tally: impl Fn() -> Tally + Send + Sync + 'static) {
         // The first one stays: there is one controller in a process.
         let _taken = self.tally.set(Box::new(tally));
     }
 
-    /// All of it in the text format.
+    /// Who knows what is allowed; asked at each scrape.
+    pub fn limits_with(&self, limits: impl Fn() -> Vec<limits::Limit> + Send + Sync + 'static) {
+        let _taken = self.limits.set(Box::new(limits));
+    }
+
+    /// Every metric, for the documentation: its full name, its type, what it means, its labels.
+    #[must_use]
+    pub fn described(&self) -> &[Described] {
+        self.book.described()
+    }
+
+    /// What policies allow, which has names in its labels; `None`: nobody has opted in to that.
+    ///
+    /// # Errors
+    /// If a metric cannot be written, which a `String` does not do.
+    pub fn encode_limits(&self) -> Option<Result<String, fmt::Error>> {
+        self.limits.get().map(|limits| limits::encode(limits()))
+    }
+
+    /// All of it in the text format of `OpenMetrics`.
     ///
     /// # Errors
     /// If a metric cannot be written, which a `String` does not do.
     pub fn encode(&self) -> Result<String, fmt::Error> {
+        let _alone = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tally) = self.tally.get() {
-            for (condition, status, number) in tally() {
-                self.policies.get_or_create(&ByCondition { condition, status }).set(number);
-            }
+            self.take(tally());
         }
         let answered = *self.answered.lock().unwrap_or_else(PoisonError::into_inner);
         self.answer_age.set(answered.map_or(-1, |at| i64::try_from(at.elapsed().as_secs()).unwrap_or(i64::MAX)));
         let mut text = String::new();
-        encode(&mut text, &self.registry)?;
+        encode(&mut text, self.book.registry())?;
         Ok(text)
+    }
+
+    fn take(&self, tally: Tally) {
+        for (condition, status, number) in tally.conditions {
+            self.policies.get_or_create(&ByCondition { condition, status }).set(number);
+        }
+        // A reason that nobody has any more is no series any more.
+        self.reasons.clear();
+        for (condition, status, reason, number) in tally.reasons {
+            self.reasons.get_or_create(&ByReason { condition, status, reason }).set(number);
+        }
+        for (code, number) in tally.warnings {
+            self.warnings.get_or_create(&ByCode { code }).set(number);
+        }
+        self.unobserved.set(tally.unobserved);
+        self.unobserved_age.set(i64::try_from(tally.unobserved_age.as_secs()).unwrap_or(i64::MAX));
+        self.queue.set(tally.queue);
     }
 }
 
@@ -260,7 +396,16 @@ mod tests {
         metrics.asked_istiod("syncz", "answered");
         assert!(metrics.encode().unwrap().contains("resilience_operator_istiod_answer_age_seconds -1"));
         metrics.istiod_answered();
-        metrics.tally_with(|| vec![("Ready", "True", 4)]);
+        metrics.waited(Duration::from_millis(3));
+        metrics.told(Duration::from_millis(3));
+        metrics.tally_with(|| Tally {
+            conditions: vec![("Ready", "True", 4)],
+            reasons: vec![("Accepted", "False", "Conflicted", 2)],
+            warnings: vec![("RES010".to_owned(), 3)],
+            unobserved: 5,
+            unobserved_age: Duration::from_secs(6),
+            queue: 7,
+        });
         let text = metrics.encode().unwrap();
         for line in [
             r#"resilience_operator_reconciles_total{outcome="programmed"} 1"#,
@@ -268,6 +413,13 @@ mod tests {
             r#"resilience_operator_writes_total{kind="DestinationRule",verb="create"} 1"#,
             r#"resilience_operator_watch_errors_total{kind="Service"} 1"#,
             r#"resilience_operator_policies{condition="Ready",status="True"} 4"#,
+            r#"resilience_operator_policies_by_reason{condition="Accepted",status="False",reason="Conflicted"} 2"#,
+            r#"resilience_operator_warnings{code="RES010"} 3"#,
+            "resilience_operator_unobserved_policies 5",
+            "resilience_operator_unobserved_age_seconds 6",
+            "resilience_operator_queue_length 7",
+            r#"resilience_operator_queue_seconds_bucket{le="0.005"} 1"#,
+            r#"resilience_operator_status_lag_seconds_bucket{le="0.005"} 1"#,
             r#"resilience_operator_unreadable_objects_total{kind="Service"} 1"#,
             r#"resilience_operator_late_events_total{kind="DestinationRule"} 1"#,
             r#"resilience_operator_live_reads_total{kind="DestinationRule"} 1"#,

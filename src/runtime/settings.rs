@@ -65,6 +65,17 @@ pub struct Flags {
     /// How long proxies may lag behind before InEffect is False [default: 1m].
     #[arg(long, env = "RESILIENCE_IN_EFFECT_GRACE", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub in_effect_grace: Option<Duration>,
+    /// Whether /metrics/policies tells what each policy allows, with names of policies and hosts in its labels
+    /// [default: false].
+    #[arg(
+        long,
+        env = "RESILIENCE_LIMIT_METRICS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    pub limit_metrics: Option<bool>,
     /// Whether replicas elect one that writes; false: there must be no other [default: true].
     #[arg(
         long,
@@ -106,6 +117,7 @@ struct File {
     in_effect_service_account: Option<String>,
     #[serde(default, with = "humantime_serde")]
     in_effect_grace: Option<Duration>,
+    limit_metrics: Option<bool>,
     leader_elect: Option<bool>,
     lease_name: Option<String>,
     #[serde(default, with = "humantime_serde")]
@@ -141,6 +153,8 @@ pub struct Settings {
     pub in_effect_service_account: String,
     /// How long proxies may lag behind.
     pub in_effect_grace: Duration,
+    /// Whether what policies allow is served, by name.
+    pub limit_metrics: bool,
     /// Whether replicas elect one that writes.
     pub leader_elect: bool,
     /// The Lease that they are elected by.
@@ -163,6 +177,7 @@ impl Default for Settings {
             istiod_address: "istiod.istio-system.svc:15014".to_owned(),
             in_effect_service_account: String::new(),
             in_effect_grace: Duration::from_mins(1),
+            limit_metrics: false,
             leader_elect: true,
             lease_name: names::OPERATOR.to_owned(),
             timing: Timing::default(),
@@ -199,6 +214,7 @@ impl Settings {
             istiod_address,
             in_effect_service_account,
             in_effect_grace,
+            limit_metrics,
             leader_elect,
             lease_name,
             lease_duration,
@@ -221,6 +237,7 @@ impl Settings {
                 .or(file.in_effect_service_account)
                 .unwrap_or(default.in_effect_service_account),
             in_effect_grace: in_effect_grace.or(file.in_effect_grace).unwrap_or(default.in_effect_grace),
+            limit_metrics: limit_metrics.or(file.limit_metrics).unwrap_or(default.limit_metrics),
             leader_elect: leader_elect.or(file.leader_elect).unwrap_or(default.leader_elect),
             lease_name: lease_name.or(file.lease_name).unwrap_or(default.lease_name),
             timing: Timing {
