@@ -67,9 +67,9 @@ impl Counts {
     }
 }
 
-/// Told of, or about who leads, or asked by the API server of itself.
+/// Told of, or about who leads, or no resource at all: a path of discovery, health or metrics.
 fn is_aside(what: &str) -> bool {
-    ["events", "leases", ""].contains(&what)
+    ["events", "leases"].contains(&what) || what.starts_with('/')
 }
 
 #[cfg(test)]
