@@ -5,6 +5,18 @@
 //! It judges nothing: other work on the machine moves every figure. Ratios within a round move least,
 //! so the table gives those, as medians of the rounds.
 
+mod contenders;
+mod counts;
+mod filled;
+mod findings;
+mod fixtures;
+mod offline;
+pub mod operator;
+mod process;
+mod stand;
+mod storm;
+mod tools;
+
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

@@ -69,10 +69,14 @@ enum Task {
     /// The operator under faults drawn from a seed, while a watcher looks for what must never be
     Chaos(chaos::Chaos),
     /// Compare figures that a test must not judge; no lab need be up
+    #[command(args_conflicts_with_subcommands = true)]
     Bench {
-        /// What to compare
+        /// What else to compare
         #[command(subcommand)]
-        what: Benchmark,
+        what: Option<Benchmark>,
+        /// The operator beside the bare writer and its peers
+        #[command(flatten)]
+        operator: bench::operator::Comparison,
     },
     /// The proxy of chaos runs
     #[command(name = chaos::proxy::COMMAND, hide = true)]
@@ -165,8 +169,11 @@ pub fn main() -> Result<ExitCode> {
         Task::Measured { names, list: false } => measured::run(&Checkout::find()?, &names),
         Task::Chaos(chaos) => chaos::main(&chaos),
         Task::ChaosProxy { state } => chaos::proxy::server::main(&state).map(|()| ExitCode::SUCCESS),
-        Task::Bench { what: Benchmark::Load { rounds, seconds } } => {
+        Task::Bench { what: Some(Benchmark::Load { rounds, seconds }), .. } => {
             bench::load(&Checkout::find()?, rounds.into(), seconds).map(|()| ExitCode::SUCCESS)
+        }
+        Task::Bench { what: None, operator } => {
+            bench::operator::run(&Checkout::find()?, &operator).map(|()| ExitCode::SUCCESS)
         }
         Task::Scenario { names } => scenarios::run(&Checkout::find()?, &names),
     }

@@ -241,6 +241,17 @@ pub fn fortio(checkout: &Checkout, cache: &Cache, report: &Report) -> Result<Pat
     part.get(&checkout.e2e().join("parts/fortio"), cache, &go_version()?, None, report)
 }
 
+/// The operator in Go that ours is compared with.
+const GO_PEER: GoPart = GoPart { name: "controller-runtime", packages: &["."], tags: "", cgo: false };
+
+/// Finds or builds the operator in Go that ours is compared with.
+///
+/// # Errors
+/// What Go says.
+pub fn go_peer(checkout: &Checkout, cache: &Cache, report: &Report) -> Result<PathBuf> {
+    GO_PEER.get(&checkout.e2e().join("peers/controller-runtime"), cache, &go_version()?, None, report)
+}
+
 /// What istiod reports, and the tag of its images. The pinned commit (e2e/parts/istio/go.mod) carries no release tag.
 pub const ISTIO_VERSION: &str = "1.31-eed52ebb66ad";
 

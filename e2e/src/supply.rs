@@ -22,8 +22,15 @@ const CYCLONEDX: (&str, &str) = ("cargo-cyclonedx", "0.5.9");
 const PACKAGE: &str = "resilience-operator";
 
 /// Manifests, and the files that cargo looks for beside them.
-const TREE: &[&str] =
-    &["src/lib.rs", "src/main.rs", "tests/main.rs", "tests/judged/main.rs", "e2e/src/lib.rs", "e2e/src/main.rs"];
+const TREE: &[&str] = &[
+    "src/lib.rs",
+    "src/main.rs",
+    "tests/main.rs",
+    "tests/judged/main.rs",
+    "e2e/src/lib.rs",
+    "e2e/src/main.rs",
+    "e2e/bench/src/main.rs",
+];
 
 fn cargo(checkout: &Checkout) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -71,7 +78,7 @@ pub fn sbom(checkout: &Checkout, report: &Report) -> Result<PathBuf> {
     let program = tool(checkout, CYCLONEDX, report)?;
     // Beside the sources it would leave files, one for each member.
     let copy = tempfile::tempdir().context("there is no place for a copy of the manifests")?;
-    for file in ["Cargo.toml", "Cargo.lock", "e2e/Cargo.toml"] {
+    for file in ["Cargo.toml", "Cargo.lock", "e2e/Cargo.toml", "e2e/bench/Cargo.toml"] {
         put(&copy.path().join(file), &fs::read(checkout.root().join(file))?)?;
     }
     TREE.iter().try_for_each(|file| put(&copy.path().join(file), b""))?;

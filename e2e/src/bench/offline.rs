@@ -1,0 +1,90 @@
+//! What needs no policies in a cluster: `render` from files, the binary and its start.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::contenders::Operator;
+use super::fixtures;
+use super::process::Usage;
+use super::stand::Stand;
+use super::tools::Tools;
+
+/// `render` of many policies.
+#[derive(Debug, Clone, Serialize)]
+pub struct Render {
+    /// How many.
+    pub policies: u32,
+    /// From the start of the program until it had printed everything.
+    pub seconds: f64,
+}
+
+/// Renders policies from as many files.
+///
+/// # Errors
+/// When one is refused.
+pub fn render(tools: &Tools, policies: u32) -> Result<Render> {
+    let folder = tempfile::tempdir()?;
+    for number in 0..policies {
+        let mut text = String::new();
+        for object in [fixtures::policy(number), fixtures::service(number)] {
+            writeln!(text, "---")?;
+            yaml(&mut text, &object, 0)?;
+        }
+        fs::write(folder.path().join(format!("{number}.yaml")), text)?;
+    }
+    let begun = Instant::now();
+    let mut command = Command::new(&tools.operator);
+    let ended = command.args(["render", "-f"]).arg(folder.path()).stdout(Stdio::null()).status()?;
+    let seconds = begun.elapsed().as_secs_f64();
+    ensure!(ended.success(), "render ended with {ended}");
+    Ok(Render { policies, seconds })
+}
+
+/// As people write it: maps as blocks, what is small in one line.
+fn yaml(text: &mut String, value: &Value, depth: usize) -> std::fmt::Result {
+    let Value::Object(fields) = value else { return Ok(()) };
+    for (key, value) in fields {
+        let indent = "  ".repeat(depth);
+        if value.is_object() {
+            writeln!(text, "{indent}{key}:")?;
+            yaml(text, value, depth + 1)?;
+        } else {
+            writeln!(text, "{indent}{key}: {value}")?;
+        }
+    }
+    Ok(())
+}
+
+/// What is shipped.
+#[derive(Debug, Clone, Serialize)]
+pub struct Image {
+    /// The binary; the image holds nothing else.
+    pub mib: f64,
+    /// From the start of the process until all watches stood, on a cluster without policies.
+    pub start_ms: f64,
+    /// What it held then.
+    pub usage: Usage,
+}
+
+/// Starts the operator on an empty cluster, a few times.
+///
+/// # Errors
+/// When it does not get ready.
+pub fn image(stand: &Stand, tools: &Tools) -> Result<Image> {
+    let bytes = u32::try_from(fs::metadata(&tools.operator)?.len())?;
+    let mut starts = Vec::new();
+    for _ in 0..5 {
+        let begun = Instant::now();
+        let mut operator = Operator::start(stand, tools)?;
+        starts.push((operator.ready(begun)?.as_secs_f64() * 1e3, operator.process.usage()?));
+    }
+    starts.sort_by(|one, two| one.0.total_cmp(&two.0));
+    let (start_ms, usage) = starts[starts.len() / 2];
+    Ok(Image { mib: f64::from(bytes) / 1024.0 / 1024.0, start_ms, usage })
+}

@@ -1,0 +1,51 @@
+//! The programs that are measured and those that measure, each built as it is released.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::cache::Cache;
+use crate::checkout::Checkout;
+use crate::parts::{self, Parts};
+use crate::report::Report;
+use crate::run::check;
+
+/// Where each of them is.
+#[derive(Debug)]
+pub struct Tools {
+    /// etcd, the API server, kubectl, Istio's CRDs.
+    pub parts: Parts,
+    /// Our operator, as released.
+    pub operator: PathBuf,
+    /// The bare writer, the textbook controller, the clients (`e2e/bench`).
+    pub client: PathBuf,
+    /// The operator in Go (`e2e/peers/controller-runtime`).
+    pub go_peer: PathBuf,
+}
+
+impl Tools {
+    /// Finds or builds them.
+    ///
+    /// # Errors
+    /// What the first one that does not build says.
+    pub fn get(checkout: &Checkout, report: &Report) -> Result<Self> {
+        let cache = Cache::open()?;
+        let parts = Parts::get(checkout, &cache, true, report)?;
+        let release = report.step("build the operator and its bench, as released", || {
+            let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+            cargo.current_dir(checkout.root()).args(["build", "--locked", "--release"]);
+            cargo.args(["--package=resilience-operator", "--bin=resilience-operator"]);
+            cargo.args(["--package=resilience-bench", "--bin=resilience-bench"]);
+            cargo.arg("--target-dir").arg(checkout.root().join("target"));
+            check(&mut cargo).context("the operator or its bench does not build")?;
+            Ok(checkout.root().join("target/release"))
+        })?;
+        Ok(Self {
+            parts,
+            operator: release.join("resilience-operator"),
+            client: release.join("resilience-bench"),
+            go_peer: parts::go_peer(checkout, &cache, report)?.join("bin/controller-runtime"),
+        })
+    }
+}
