@@ -384,7 +384,7 @@ fn under_way(stage: &Stage<'_>, before: u64) -> Result<()> {
 }
 
 /// Does `work` while calls go on; they end by themselves, not before it, and every one has to get its 200.
-fn under_load(stage: &Stage<'_>, what: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+pub(super) fn under_load(stage: &Stage<'_>, what: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
     let before = called(stage)?;
     thread::scope(|scope| {
         let load = scope.spawn(|| load_at(stage.kubectl, &format!("{TARGET}/get"), CALLERS, CALLS, RATE));
