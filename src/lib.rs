@@ -28,6 +28,7 @@ pub mod proof;
 pub mod report;
 pub mod runtime;
 pub mod status;
+pub mod top;
 pub mod translate;
 pub mod validate;
 pub mod verification;

@@ -68,7 +68,7 @@ fn every_command_with_an_answer_takes_the_same_formats() {
         let words = text(&help.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(words.contains(&format!("[possible values: {formats}]")), "{command}: {words}");
     };
-    for command in ["validate", "diff", "explain", "load"] {
+    for command in ["validate", "diff", "explain", "top", "load"] {
         offers(command, "table, json, yaml");
     }
     for command in ["render", "crd", "import"] {
@@ -81,7 +81,17 @@ fn every_command_with_an_answer_takes_the_same_formats() {
 fn completion_knows_every_command_and_its_flags() {
     let script = run(&["completion", "bash"], "");
     let script = text(&script.stdout);
-    for word in ["diff", "explain", "--kubeconfig", "--context", "--namespace", "--output", "table json yaml"] {
+    for word in [
+        "diff",
+        "explain",
+        "top",
+        "--max-proxies",
+        "--kubeconfig",
+        "--context",
+        "--namespace",
+        "--output",
+        "table json yaml",
+    ] {
         assert!(script.contains(word), "{word} cannot be completed");
     }
 }

@@ -747,3 +747,21 @@ async fn of_a_target_that_is_not_there_a_client_gets_nothing() {
     assert_eq!((&json["destinationRules"], &json["virtualServices"]), (&json!([]), &json!([])));
     assert_eq!((&json["client"]["namespace"], &json["client"]["seesHost"]), (&json!("web"), &json!(false)));
 }
+
+#[tokio::test]
+async fn top_says_which_service_is_not_there_which_right_is_missing_and_that_there_is_no_proxy() {
+    let stage = Stage::new().await;
+    stage.fake.put("services", service("shop"));
+    let said = stage.fails(1, &["top", "no-such"]).await;
+    assert!(said.contains("there is no Service no-such in namespace ns: -n says which namespace"), "{said}");
+    for args in [&["top", "shop", "--interval", "1s"][..], &["top", "--interval", "1s", "-o", "json"]] {
+        let said = stage.fails(2, args).await;
+        assert!(said.contains("there is no pod with a proxy"), "{args:?}: {said}");
+    }
+    stage.fake.bar("pods", "", true);
+    let said = stage.fails(2, &["top", "svc/shop", "--interval", "1s"]).await;
+    assert!(said.contains("clients of other namespaces than ns are not looked at"), "{said}");
+    stage.fake.bar("pods", "ns", true);
+    let said = stage.fails(2, &["top", "shop.ns.svc.cluster.local"]).await;
+    assert!(said.contains("ask for the right to list pods in namespace ns"), "{said}");
+}

@@ -37,4 +37,5 @@ mod properties;
 mod reconcile;
 mod start;
 mod support;
+mod top;
 mod verify;

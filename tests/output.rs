@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use resilience_operator::{cli, load, report, verification};
+use resilience_operator::{cli, load, report, top, verification};
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::Value;
 
@@ -27,6 +27,7 @@ fn every_field_that_is_printed_for_programs_is_in_the_documentation() {
     page.push_str(&section::<cli::diff::Report>("diff"));
     page.push_str(&section::<report::Page>("explain"));
     page.push_str(&section::<cli::import::Report>("import"));
+    page.push_str(&section::<top::Top>("top"));
     page.push_str(&section::<verification::Report>("verify"));
     page.push_str(&section::<load::Report>("load"));
     if std::env::var_os("UPDATE_GOLDEN").is_some() {

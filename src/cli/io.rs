@@ -28,6 +28,12 @@ impl Paint {
         Self { on: terminal && !set("NO_COLOR") && !dumb }
     }
 
+    /// Whether there are colours.
+    #[must_use]
+    pub const fn is_on(self) -> bool {
+        self.on
+    }
+
     /// The word, in the colour of its tone.
     #[must_use]
     pub fn word(self, tone: Tone, word: &str) -> String {

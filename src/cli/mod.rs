@@ -17,6 +17,7 @@ mod neighbours;
 pub mod output;
 pub mod render;
 pub mod run;
+pub mod top;
 pub mod validate;
 pub mod verify;
 pub mod verify_worker;
@@ -51,6 +52,7 @@ enum Command {
     Diff(diff::Args),
     Explain(explain::Args),
     Import(import::Args),
+    Top(top::Args),
     Verify(verify::Args),
     #[command(hide = true)]
     VerifyWorker(verify_worker::Args),
@@ -80,6 +82,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Diff(args) => diff::run(&args, &mut io),
         Command::Explain(args) => explain::run(&args, &mut io),
         Command::Import(args) => import::run(&args, &mut io),
+        Command::Top(args) => top::run(&args, &mut io),
         Command::Verify(args) => verify::run(&args, &mut io),
         Command::VerifyWorker(args) => verify_worker::run(&args),
         Command::Crd(args) => crd::run(&args, &mut io.out),
