@@ -75,12 +75,21 @@ impl Kubectl {
     /// # Errors
     /// When no lab runs.
     pub fn endless(&self, args: &[&str]) -> Result<Command> {
+        let mut command = self.beside("kubectl")?;
+        command.args(args);
+        Ok(command)
+    }
+
+    /// Any command on the sandbox's network, with KUBECONFIG and PATH set, that runs until it is killed.
+    ///
+    /// # Errors
+    /// When no lab runs.
+    pub fn beside(&self, program: &str) -> Result<Command> {
         let mut command = self.sandbox.enter_network("env")?;
         command
             .arg(format!("KUBECONFIG={}", self.kubeconfig.display()))
             .arg(format!("PATH={}", self.path))
-            .arg("kubectl")
-            .args(args);
+            .arg(program);
         Ok(command)
     }
 

@@ -11,6 +11,7 @@
 
 pub mod audit;
 pub mod bench;
+pub mod browser;
 pub mod cache;
 pub mod chaos;
 pub mod checkout;

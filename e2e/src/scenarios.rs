@@ -37,6 +37,7 @@ pub mod rights;
 pub mod server_side;
 pub mod side_by_side;
 pub mod stage;
+pub mod top;
 pub mod verify;
 pub mod versions;
 pub mod what_clients_get;
@@ -102,6 +103,7 @@ pub const ON_THE_LAB: &[Scenario] = &[
         run: authors::pods_beside_the_operator_are_restricted,
     },
     Scenario { name: "diff_and_explain_say_what_the_operator_does", run: command_line::tells },
+    Scenario { name: "top_and_its_page_tell_an_incident_as_the_counters_do", run: top::tells_the_incident },
     Scenario { name: "verify_passes_where_limits_act", run: verify::passes_where_limits_act },
     Scenario { name: "verify_passes_on_the_other_samples", run: verify::passes_on_the_other_samples },
     Scenario { name: "verify_fails_with_the_right_sentence", run: verify::fails_with_the_right_sentence },
