@@ -124,13 +124,13 @@ fn callers(
     evidence: &Evidence,
 ) -> Finding {
     let count = |reading: &Reading| match sign {
-        Sign::Counter(counter) => reading.counted(counter),
+        Sign::Counter(counter) | Sign::WhileConnecting(counter) => reading.counted(counter),
         Sign::RefusedBehind => reading.answers.refused_behind,
     };
     let (calm, past): (Vec<&Reading>, Vec<&Reading>) =
         readings.iter().partition(|reading| within.is_some_and(|within| reading.callers <= within));
     let (threshold, meaning) = match sign {
-        Sign::Counter(counter) => words(counter),
+        Sign::Counter(counter) | Sign::WhileConnecting(counter) => words(counter),
         Sign::RefusedBehind => ("", "were refused by the server's own proxy, and none by the caller's"),
     };
     if let Some(early) = calm.iter().find(|reading| count(reading) > 0) {
@@ -213,6 +213,14 @@ fn not_tripped(
         );
     }
     let other = another_number(line, threshold, evidence.proxy.as_ref());
+    if matches!(sign, Sign::WhileConnecting(_)) && other.is_empty() {
+        return Finding::not_tried(
+            Cause::NotByCalls,
+            format!(
+                "with up to {most} calls at a time not one too many waited: without a limit of connections that holds before, a call waits only while a connection is made for it, and those were made too fast to show it"
+            ),
+        );
+    }
     let hint = if other.is_empty() {
         "; answers may come too fast for so many to be under way: try a slower --path"
     } else {

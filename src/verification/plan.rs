@@ -144,6 +144,9 @@ pub enum Act {
 pub enum Sign {
     /// A counter of the caller's own proxy for the target.
     Counter(String),
+    /// Likewise, of what happens only while connections are made: a proxy that makes them fast enough shows none
+    /// of it, and is right.
+    WhileConnecting(String),
     /// Refusals that another proxy than the caller's gave.
     RefusedBehind,
 }

@@ -164,7 +164,7 @@ impl Planner<'_> {
                     self.callers(most.saturating_add(value), None, counter(counters::PENDING))
                 }
                 // Calls wait while a connection is made for them: many new callers at once do.
-                _ => self.callers(value, None, counter(counters::PENDING)),
+                _ => self.callers(value, None, Sign::WhileConnecting(counters::PENDING.to_owned())),
             };
             lines.push(line("limits.perClient.pendingRequests", &value, HeldBy::Rule, step));
         }

@@ -237,6 +237,21 @@ fn a_limit_of_which_nothing_is_seen_did_not_trip() {
 }
 
 #[test]
+fn what_waits_only_while_connections_are_made_need_not_be_seen() {
+    let plan = planned(json!({"limits": {"perClient": {"pendingRequests": 2}, "perServer": {"mode": "Unlimited"}}}), 1);
+    let mut seen = evidence(&[(0, vec![reading(3, 12, &[])])]);
+    seen.proxy.as_mut().unwrap().thresholds.insert("max_pending_requests".to_owned(), 2);
+    let finding = first(&plan, &seen);
+    assert_eq!((finding.result, finding.cause), (LimitResult::NotTried, Cause::NotByCalls), "{}", finding.message);
+    let refused = evidence(&[(0, vec![reading(3, 12, &[(PENDING, 1)])])]);
+    assert_eq!(first(&plan, &refused).result, LimitResult::Tripped);
+    // What the proxy has instead is known, whatever was seen.
+    seen.proxy.as_mut().unwrap().thresholds.insert("max_pending_requests".to_owned(), 9);
+    let finding = first(&plan, &seen);
+    assert_eq!((finding.result, finding.cause), (LimitResult::NotTripped, Cause::NotSeen), "{}", finding.message);
+}
+
+#[test]
 fn refusals_of_the_server_are_not_taken_for_the_callers_own() {
     let mut behind = reading(10, 40, &[]);
     behind.answers.refused_behind = 30;

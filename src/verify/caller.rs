@@ -365,7 +365,7 @@ impl Reading {
     /// Whether it shows that a limit tripped.
     fn shows(&self, sign: &Sign) -> bool {
         match sign {
-            Sign::Counter(counter) => self.counted(counter) > 0,
+            Sign::Counter(counter) | Sign::WhileConnecting(counter) => self.counted(counter) > 0,
             Sign::RefusedBehind => self.answers.refused_behind > 0,
         }
     }

@@ -34,7 +34,7 @@ pub fn hands_over_without_a_gap(checkout: &Checkout) -> Result<()> {
             stage.kubectl.apply(&theirs(rule, routes))?;
             stage.until_threshold("fortio", "max_requests", LIMIT)?;
             stage.kubectl.until("the timeout is in the client's Envoy", SOON, |_| {
-                let seen = timeouts(stage)?;
+                let seen = timeouts(stage, &look(stage)?);
                 Ok(if seen == ["9s"] { Seen::Done(()) } else { Seen::NotYet(seen.join(" ")) })
             })?;
             under_load(stage, &format!("DestinationRule {rule} is handed over"), || {
@@ -91,9 +91,10 @@ fn watched(stage: &Stage<'_>, work: impl FnOnce() -> Result<()>) -> Result<()> {
         let looks = scope.spawn(|| {
             let mut looks = 0;
             while !over.load(Ordering::Relaxed) {
-                let limit = limit(stage)?;
+                let dump = look(stage)?;
+                let limit = limit(stage, &dump)?;
                 ensure!(limit == Some(json!(LIMIT)), "look {looks} found the limit {limit:?}");
-                let timeouts = timeouts(stage)?;
+                let timeouts = timeouts(stage, &dump);
                 ensure!(timeouts == ["9s"], "look {looks} found timeouts {timeouts:?}");
                 looks += 1;
             }
@@ -108,17 +109,19 @@ fn watched(stage: &Stage<'_>, work: impl FnOnce() -> Result<()>) -> Result<()> {
     })
 }
 
-fn limit(stage: &Stage<'_>) -> Result<Option<Value>> {
-    let name = format!("outbound|{}||{}", PORT, stage.host());
-    let dump = ConfigDump::of(stage.kubectl, "deploy/fortio")?;
+fn look(stage: &Stage<'_>) -> Result<ConfigDump> {
+    ConfigDump::of(stage.kubectl, "deploy/fortio")
+}
+
+fn limit(stage: &Stage<'_>, dump: &ConfigDump) -> Result<Option<Value>> {
+    let name = format!("outbound|{PORT}||{}", stage.host());
     let cluster = dump.cluster(&name).context("the client's Envoy has no cluster")?;
     Ok(cluster.pointer("/circuit_breakers/thresholds/0/max_requests").cloned())
 }
 
 /// Timeouts of the routes to the host.
-fn timeouts(stage: &Stage<'_>) -> Result<Vec<String>> {
+fn timeouts(stage: &Stage<'_>, dump: &ConfigDump) -> Vec<String> {
     let name = format!("outbound|{PORT}||{}", stage.host());
-    let dump = ConfigDump::of(stage.kubectl, "deploy/fortio")?;
     let hosts = dump.routes().iter().flat_map(|config| list(config, "virtual_hosts"));
     let routes = hosts
         .flat_map(|host| list(host, "routes"))
@@ -127,7 +130,7 @@ fn timeouts(stage: &Stage<'_>) -> Result<Vec<String>> {
         .map(|route| route.pointer("/route/timeout").and_then(Value::as_str).unwrap_or_default().to_owned())
         .collect();
     found.dedup();
-    Ok(found)
+    found
 }
 
 fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
