@@ -115,20 +115,6 @@ fn timeouts() -> impl Strategy<Value = Timeouts> {
 }
 
 fn retries() -> impl Strategy<Value = Retries> {
-    let words = [
-        RetryOn::ConnectFailure,
-        RetryOn::RefusedStream,
-        RetryOn::Reset,
-        RetryOn::ResetBeforeRequest,
-        RetryOn::Http5xx,
-        RetryOn::GatewayError,
-        RetryOn::Retriable4xx,
-        RetryOn::Cancelled,
-        RetryOn::DeadlineExceeded,
-        RetryOn::Internal,
-        RetryOn::ResourceExhausted,
-        RetryOn::Unavailable,
-    ];
     let methods = [
         Method::Get,
         Method::Head,
@@ -144,7 +130,7 @@ fn retries() -> impl Strategy<Value = Retries> {
     let least = option::of(prop_oneof![Just(1), Just(2_147_483_647), 1..2_147_483_647_u32]);
     let budget = (percent, least).prop_map(|(percent, min_concurrency)| RetryBudget { percent, min_concurrency });
     let lists = (
-        option::of(sample::subsequence(words.to_vec(), 1..=words.len()).prop_shuffle()),
+        option::of(sample::subsequence(RetryOn::ALL.to_vec(), 1..=RetryOn::ALL.len()).prop_shuffle()),
         option::of(sample::subsequence(RETRIABLE_STATUS_CODES.to_vec(), 1..=16).prop_shuffle()),
         option::of(sample::subsequence(methods.to_vec(), 1..=methods.len()).prop_shuffle()),
     );

@@ -365,7 +365,26 @@ pub enum RetryOn {
     Unavailable,
 }
 
+// Of an enum whose last one is this; one that is missing in `ALL` does not compile.
+const _: () = assert!(RetryOn::ALL.len() == RetryOn::Unavailable as usize + 1);
+
 impl RetryOn {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::ConnectFailure,
+        Self::RefusedStream,
+        Self::Reset,
+        Self::ResetBeforeRequest,
+        Self::Http5xx,
+        Self::GatewayError,
+        Self::Retriable4xx,
+        Self::Cancelled,
+        Self::DeadlineExceeded,
+        Self::Internal,
+        Self::ResourceExhausted,
+        Self::Unavailable,
+    ];
+
     /// Whether the server may have acted on the request before it failed, so that a repeated call may
     /// act twice. Refusals (409, 8) and what happened before the request was sent are no such failures.
     #[must_use]

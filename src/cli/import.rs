@@ -2,13 +2,7 @@
 
 mod adopt;
 
-use std::{
-    collections::BTreeSet,
-    io::{IsTerminal as _, Write as _},
-    path::PathBuf,
-    process::ExitCode,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, io::Write as _, path::PathBuf, process::ExitCode, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -110,7 +104,7 @@ pub fn run(args: &Args, io: &mut Io) -> anyhow::Result<ExitCode> {
         for line in lines {
             writeln!(io.out, "{line}")?;
         }
-        if !args.yes && !agreed(io)? {
+        if !args.yes && !io.agreed()? {
             anyhow::bail!("nothing was written");
         }
         plan.run(&chosen, io).await?;
@@ -120,18 +114,6 @@ pub fn run(args: &Args, io: &mut Io) -> anyhow::Result<ExitCode> {
 
 async fn read(chosen: &Chosen) -> Result<Live, Vec<String>> {
     chosen.reader.read(&BTreeSet::from([chosen.namespace.clone()]), None, &chosen.settings).await
-}
-
-/// Asks a person; where none can answer, the flag must have.
-fn agreed(io: &mut Io) -> anyhow::Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        anyhow::bail!("nobody can be asked here: say --yes");
-    }
-    write!(io.out, "Go ahead? [y/N] ")?;
-    io.out.flush()?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// What files hold, namespace by namespace.

@@ -2,6 +2,8 @@
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 
+use anyhow::{Context as _, bail};
+
 /// What a word stands for, hence its colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tone {
@@ -83,6 +85,21 @@ impl Io {
         if self.verbose {
             self.say("note", text);
         }
+    }
+
+    /// Whether a person goes on, asked on standard error.
+    ///
+    /// # Errors
+    /// If nobody can be asked: the flag `--yes` must have answered.
+    pub fn agreed(&mut self) -> anyhow::Result<bool> {
+        if !io::stdin().is_terminal() {
+            bail!("nobody can be asked, since standard input is no terminal: say --yes to go on");
+        }
+        self.out.flush()?;
+        write!(io::stderr(), "Go on? [y/N] ")?;
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer).context("standard input")?;
+        Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
     }
 
     fn say(&mut self, word: &str, text: &str) {

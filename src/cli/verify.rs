@@ -149,7 +149,7 @@ pub fn run(args: &Args, io: &mut Io) -> anyhow::Result<ExitCode> {
         }
         let subject = Subject::find(args, &live, &chosen)?;
         eprint!("{}", subject.announcement(args));
-        if !args.yes && !agreed()? {
+        if !args.yes && !io.agreed()? {
             bail!("nothing was done");
         }
         let image = match &args.image {
@@ -398,17 +398,6 @@ async fn operators_image(chosen: &Chosen, namespace: &str) -> anyhow::Result<Str
     let containers = deployment.spec.and_then(|spec| spec.template.spec).map(|pod| pod.containers);
     let image = containers.into_iter().flatten().find_map(|container| container.image);
     image.with_context(unknown)
-}
-
-/// Asks on the terminal.
-fn agreed() -> anyhow::Result<bool> {
-    if !io::stdin().is_terminal() {
-        bail!("nobody can be asked, since standard input is no terminal: say --yes to go on");
-    }
-    eprint!("Go on? [y/N] ");
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer).context("standard input")?;
-    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
 /// How far it is, on standard error: one line that changes on a terminal, a line each elsewhere.

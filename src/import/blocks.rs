@@ -129,21 +129,7 @@ pub(super) fn retries(retry: &Retry) -> Option<Retries> {
 }
 
 fn retry_on(word: &str) -> Option<RetryOn> {
-    let all = [
-        RetryOn::ConnectFailure,
-        RetryOn::RefusedStream,
-        RetryOn::Reset,
-        RetryOn::ResetBeforeRequest,
-        RetryOn::Http5xx,
-        RetryOn::GatewayError,
-        RetryOn::Retriable4xx,
-        RetryOn::Cancelled,
-        RetryOn::DeadlineExceeded,
-        RetryOn::Internal,
-        RetryOn::ResourceExhausted,
-        RetryOn::Unavailable,
-    ];
-    all.into_iter().find(|on| crate::translate::retry_word(*on) == word)
+    RetryOn::ALL.into_iter().find(|on| crate::translate::retry_word(*on) == word)
 }
 
 /// As it is written, where a policy may be written so.

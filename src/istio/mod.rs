@@ -13,6 +13,7 @@ mod hosts;
 mod knows;
 pub mod neighbourhood;
 mod ports;
+mod proxy;
 mod rules;
 mod written;
 
@@ -23,6 +24,7 @@ pub use handler::Handler;
 pub use hosts::resolve_host;
 pub use knows::{Fate, Knows, Version};
 pub use ports::{Protocol, entry_protocol, port_protocol};
+pub use proxy::{NO_LIMIT, Outbound, literal};
 pub use rules::{
     Fault, Source, Stricter, destination_rule_faults, sidecar_faults, spec_faults, virtual_service_faults,
 };

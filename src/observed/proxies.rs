@@ -4,8 +4,7 @@ use std::{collections::BTreeMap, fmt, hash::Hasher as _};
 
 use serde_json::Value;
 
-/// What a threshold has that limits nothing, as Istio writes it (`math.MaxUint32`).
-const UNLIMITED: u64 = 4_294_967_295;
+use crate::istio::{NO_LIMIT, Outbound};
 
 /// Values by the words of the API, as text; times in milliseconds.
 pub type Values = BTreeMap<&'static str, String>;
@@ -106,9 +105,8 @@ impl Cluster {
     /// Port and host of a cluster's name; `None` if it is of a subset, or leads to no host.
     #[must_use]
     pub fn parse_name(name: &str) -> Option<(u16, &str)> {
-        let mut parts = name.strip_prefix("outbound|")?.splitn(3, '|');
-        let (port, subset, host) = (parts.next()?, parts.next()?, parts.next()?);
-        subset.is_empty().then_some((port.parse().ok()?, host))
+        let Outbound { port, subset, host } = Outbound::parse(name)?;
+        subset.is_empty().then_some((port, host))
     }
 
     /// A cluster as istiod prints it; `None` as with [`Cluster::parse_name`].
@@ -181,7 +179,7 @@ fn cluster_values(cluster: &Value) -> Values {
         ("maxRetries", "limits.perClient.concurrentRetries"),
     ] {
         let limit = number(thresholds.and_then(|thresholds| thresholds.get(word)));
-        put(&mut values, path, limit.filter(|limit| *limit != UNLIMITED));
+        put(&mut values, path, limit.filter(|limit| *limit != NO_LIMIT));
     }
     let budget = thresholds.and_then(|thresholds| thresholds.pointer("/retryBudget/budgetPercent/value"));
     put(&mut values, "retries.budget.percent", number(budget));

@@ -7,8 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value;
 
-/// What Istio writes for «no limit» (istio `pilot/pkg/networking/core/cluster_traffic_policy.go`).
-const NO_LIMIT: u64 = u32::MAX as u64;
+use crate::istio::{NO_LIMIT, Outbound, literal};
 
 /// Envoy's own, where the configuration says nothing (envoy `config/cluster/v3/outlier_detection.proto`).
 const BASE: Duration = Duration::from_secs(30);
@@ -41,16 +40,15 @@ pub struct Target {
 }
 
 impl Target {
-    /// From the name that istiod gives its cluster (istio `pilot/pkg/model/push_context.go`, `BuildSubsetKey`).
+    /// From the name that istiod gives its cluster.
     #[must_use]
     pub fn of_cluster(name: &str) -> Option<Self> {
-        let mut parts = name.strip_prefix("outbound|")?.splitn(3, '|');
-        let (port, subset, host) = (parts.next()?, parts.next()?, parts.next()?);
-        Some(Self { host: host.to_owned(), port: port.parse().ok()?, subset: subset.to_owned() })
+        let Outbound { port, subset, host } = Outbound::parse(name)?;
+        Some(Self { host: host.to_owned(), port, subset: subset.to_owned() })
     }
 
     fn cluster(&self) -> String {
-        format!("outbound|{}|{}|{}", self.port, self.subset, self.host)
+        Outbound { port: self.port, subset: &self.subset, host: &self.host }.to_string()
     }
 }
 
@@ -95,11 +93,6 @@ impl Wanted {
     pub fn name_regex(&self) -> String {
         format!(r"^outbound\|[0-9]+\|[^|]*\|{}$", self.hosts())
     }
-}
-
-/// A text as a regular expression that matches it alone.
-fn literal(text: &str) -> String {
-    text.replace('\\', r"\\").replace('.', r"\.").replace('|', r"\|")
 }
 
 /// One proxy at one moment.

@@ -5,13 +5,14 @@ use std::{collections::BTreeMap, time::Duration};
 use serde_json::Value;
 use url::Url;
 
-use crate::verification::Proxy;
+use crate::{
+    istio::{NO_LIMIT, Outbound, literal},
+    observed::proxies::Origin,
+    verification::Proxy,
+};
 
 /// One answer takes this long at most.
 const DEADLINE: Duration = Duration::from_secs(5);
-
-/// What Istio writes for «no limit» (istio `pilot/pkg/networking/core/cluster_traffic_policy.go`).
-const NO_LIMIT: u64 = u32::MAX as u64;
 
 /// Where the proxy and its agent answer.
 #[derive(Clone, Debug)]
@@ -106,14 +107,9 @@ impl OwnProxy {
     }
 }
 
-/// How istiod names the cluster of a target (istio `pilot/pkg/model/push_context.go`, `BuildSubsetKey`).
+/// The cluster of all endpoints of a target.
 fn cluster(host: &str, port: u16) -> String {
-    format!("outbound|{port}||{host}")
-}
-
-/// A name as a regular expression that matches it alone.
-fn literal(name: &str) -> String {
-    name.replace('\\', "\\\\").replace('.', "\\.").replace('|', "\\|")
+    Outbound { port, subset: "", host }.to_string()
 }
 
 fn held(clusters: &Value, routes: &Value, host: &str, port: u16) -> Proxy {
@@ -127,13 +123,13 @@ fn held(clusters: &Value, routes: &Value, host: &str, port: u16) -> Proxy {
     });
     Proxy {
         knows_target: true,
-        rule: source(cluster, "destination-rule"),
+        rule: source(cluster, "DestinationRule"),
         routes: list(routes, "configs")
             .filter_map(|config| config.get("route_config"))
             .flat_map(|config| list(config, "virtual_hosts"))
             .filter(|virtual_host| list(virtual_host, "domains").any(|domain| domain == host))
             .flat_map(|virtual_host| list(virtual_host, "routes"))
-            .find_map(|route| source(route, "virtual-service")),
+            .find_map(|route| source(route, "VirtualService")),
         thresholds: thresholds.collect(),
     }
 }
@@ -146,10 +142,8 @@ fn list<'a>(value: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> + 
 /// `/apis/networking.istio.io/v1/namespaces/NAMESPACE/destination-rule/NAME`
 /// (istio `pilot/pkg/networking/util/util.go`, `BuildConfigInfoMetadata`).
 fn source(of: &Value, kind: &str) -> Option<String> {
-    let path = of.pointer("/metadata/filter_metadata/istio/config")?.as_str()?;
-    let mut parts = path.rsplit('/');
-    let (name, its_kind, namespace) = (parts.next()?, parts.next()?, parts.next()?);
-    (its_kind == kind).then(|| format!("{namespace}/{name}"))
+    let origin = Origin::parse(of.pointer("/metadata/filter_metadata/istio/config")?.as_str()?)?;
+    (origin.kind == kind).then(|| format!("{}/{}", origin.namespace, origin.name))
 }
 
 fn counted(text: &str, cluster: &str) -> BTreeMap<String, u64> {
