@@ -129,31 +129,50 @@ impl fmt::Display for Request {
     }
 }
 
+fn path(checkout: &Checkout) -> PathBuf {
+    checkout.logs().join("audit.log")
+}
+
 /// The log, and how much of it was read.
 #[derive(Debug)]
 pub struct Log {
     path: PathBuf,
     offset: u64,
     half: String,
+    since: Timestamp,
     kept: fn(&Request) -> bool,
     requests: Vec<Request>,
 }
 
 impl Log {
-    /// The log of this checkout's lab, from its beginning.
-    #[must_use]
-    pub fn of(checkout: &Checkout) -> Self {
-        Self::at(checkout.logs().join("audit.log"), |_| true)
-    }
-
-    /// As [`Log::of`], but only what would change something.
+    /// The log of this checkout's lab, from its beginning, but of it only what would change something.
     #[must_use]
     pub fn of_writes(checkout: &Checkout) -> Self {
-        Self::at(checkout.logs().join("audit.log"), Request::is_write)
+        Self { kept: Request::is_write, ..Self::at(path(checkout)) }
     }
 
-    fn at(path: PathBuf, kept: fn(&Request) -> bool) -> Self {
-        Self { path, offset: 0, half: String::new(), kept, requests: Vec::new() }
+    /// All that the API server receives from now on: what came before costs no look anything, and after many
+    /// scenarios that is nearly all of it.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn from_now(checkout: &Checkout) -> Result<Self> {
+        Self::at(path(checkout)).since_its_end()
+    }
+
+    fn at(path: PathBuf) -> Self {
+        Self { path, offset: 0, half: String::new(), since: Timestamp::MIN, kept: |_| true, requests: Vec::new() }
+    }
+
+    fn since_its_end(mut self) -> Result<Self> {
+        self.since = Timestamp::now();
+        // Half of a line may follow: it is no entry, and came before.
+        self.offset = self.open()?.metadata()?.len();
+        Ok(self)
+    }
+
+    fn open(&self) -> Result<File> {
+        File::open(&self.path).with_context(|| format!("the audit log {} cannot be read", self.path.display()))
     }
 
     /// All that is in it by now, in the order in which it was answered.
@@ -161,8 +180,7 @@ impl Log {
     /// # Errors
     /// When the log cannot be read.
     pub fn read(&mut self) -> Result<&[Request]> {
-        let shown = self.path.display();
-        let mut file = File::open(&self.path).with_context(|| format!("the audit log {shown} cannot be read"))?;
+        let mut file = self.open()?;
         file.seek(SeekFrom::Start(self.offset))?;
         let mut more = String::new();
         self.offset += u64::try_from(file.read_to_string(&mut more)?)?;
@@ -170,33 +188,21 @@ impl Log {
         // The last line may be half written.
         let whole = self.half.rfind('\n').map_or(0, |end| end + 1);
         let rest = self.half.split_off(whole);
-        self.requests.extend(self.half.lines().filter_map(Request::read).filter(self.kept));
+        let read = self.half.lines().filter_map(Request::read);
+        self.requests.extend(read.filter(|one| one.from >= self.since && (self.kept)(one)));
         self.half = rest;
         Ok(&self.requests)
     }
 }
 
-/// Everything since the API server began, in the order of the answers.
-///
-/// # Errors
-/// When the log cannot be read.
-pub fn requests(checkout: &Checkout) -> Result<Vec<Request>> {
-    let mut log = Log::of(checkout);
-    log.read()?;
-    Ok(log.requests)
-}
-
-/// The writes of the operator's pods but those about who leads, since then, by when they came.
-///
-/// # Errors
-/// When the log cannot be read.
-pub fn writes(checkout: &Checkout, since: Timestamp) -> Result<Vec<Request>> {
-    let mut writes = requests(checkout)?;
-    writes.retain(|one| {
-        one.from >= since && one.is_by_the_operator() && one.pod.is_some() && one.is_write() && !one.is_about_leading()
-    });
-    writes.sort_by_key(|write| write.from);
-    Ok(writes)
+/// The writes of the operator's pods but those about who leads, by when they came.
+#[must_use]
+pub fn work(requests: &[Request]) -> Vec<&Request> {
+    let is_work =
+        |one: &&Request| one.is_by_the_operator() && one.pod.is_some() && one.is_write() && !one.is_about_leading();
+    let mut work: Vec<&Request> = requests.iter().filter(is_work).collect();
+    work.sort_by_key(|write| write.from);
+    work
 }
 
 /// A write of a rule by a pod of the operator, in milliseconds.
@@ -285,9 +291,29 @@ mod tests {
         let path = folder.path().join("audit.log");
         let line = r#"{"verb":"patch","requestURI":"/x","user":{"username":"a"},"requestReceivedTimestamp":"2026-11-29T12:00:00Z","stageTimestamp":"2026-11-29T12:00:00Z"}"#;
         std::fs::write(&path, &line[..40]).unwrap();
-        let mut log = Log::at(path.clone(), |_| true);
+        let mut log = Log::at(path.clone());
         assert_eq!(log.read().unwrap().len(), 0);
         std::fs::write(&path, format!("{line}\n")).unwrap();
         assert_eq!(log.read().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_was_asked_before_is_left_out_also_when_it_is_answered_after() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        let line = |uri: &str, from: Timestamp| {
+            let entry = json!({"verb": "patch", "requestURI": uri, "user": {"username": "a"},
+                "requestReceivedTimestamp": from.to_string(), "stageTimestamp": from.to_string()});
+            format!("{entry}\n")
+        };
+        let before = Timestamp::now();
+        let first = line("/before", before);
+        std::fs::write(&path, &first[..40]).unwrap();
+        let mut log = Log::at(path.clone()).since_its_end().unwrap();
+        let late = line("/answered-late", before);
+        let after = line("/after", Timestamp::now());
+        std::fs::write(&path, [first, late, after].concat()).unwrap();
+        let read = log.read().unwrap();
+        assert_eq!(read.iter().map(|one| one.uri.as_str()).collect::<Vec<_>>(), ["/after"]);
     }
 }

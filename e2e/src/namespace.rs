@@ -1,6 +1,8 @@
 //! In: a lab and the name of a scenario. Out: a namespace of its own with injection on, deleted afterwards;
 //! when the scenario fails, what is in it is printed first.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use anyhow::Result;
 
 use crate::kubectl::Kubectl;
@@ -12,7 +14,7 @@ use crate::run::tail;
 /// # Errors
 /// What `work` says.
 pub fn with_namespace<T>(lab: &Lab, scenario: &str, work: impl FnOnce(&Kubectl) -> Result<T>) -> Result<T> {
-    let name = format!("{}-{}", scenario.replace('_', "-"), std::process::id());
+    let name = unique(&scenario.replace('_', "-"));
     let manifest =
         format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{istio-injection: enabled}}}}\n");
     lab.kubectl().apply(&manifest)?;
@@ -28,6 +30,14 @@ pub fn with_namespace<T>(lab: &Lab, scenario: &str, work: impl FnOnce(&Kubectl) 
     // Not waited for: nothing that comes later has this name.
     lab.kubectl().run(&["delete", "namespace", &name, "--wait=false"])?;
     result
+}
+
+/// A name that nothing had before: a scenario that is run again finds the namespace of its first run on its way
+/// out.
+#[must_use]
+pub fn unique(name: &str) -> String {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    format!("{name}-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
 }
 
 fn describe(kubectl: &Kubectl) -> String {

@@ -33,8 +33,13 @@ pub fn system(lab: &Lab) -> Kubectl {
 /// # Errors
 /// When kubectl cannot be started.
 pub fn leader(lab: &Lab) -> Result<Option<String>> {
-    // Behind the pod's name stands a number of the process.
-    Ok(holder(lab)?.rsplit_once('_').map(|(pod, _)| pod.to_owned()))
+    Ok(pod_of(&holder(lab)?).map(str::to_owned))
+}
+
+/// The pod of a holder of the lease: behind its name stands a number of the process.
+#[must_use]
+pub fn pod_of(holder: &str) -> Option<&str> {
+    holder.rsplit_once('_').map(|(pod, _)| pod)
 }
 
 /// Who holds the lease, as it is written there; empty when nobody does.

@@ -4,6 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::audit::Request;
+use crate::replicas;
 
 /// A replica finds out that somebody took its lease by hand when it renews next: a retry, and the time of the
 /// calls.
@@ -74,7 +75,7 @@ fn terms(writes: &[Request]) -> Vec<Term<'_>> {
     for write in changes {
         let holder = write.holder.as_deref().unwrap_or_default();
         let pod = write.pod.as_deref();
-        let leads = pod.filter(|pod| holder.rsplit_once('_').is_some_and(|(name, _)| name == *pod));
+        let leads = pod.filter(|pod| replicas::pod_of(holder) == Some(pod));
         let open = terms.last_mut().filter(|term| term.to == Timestamp::MAX);
         if leads.is_some() && open.as_ref().map(|term| term.pod) == leads {
             continue;

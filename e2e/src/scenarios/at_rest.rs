@@ -24,7 +24,7 @@ pub fn nothing_is_written(checkout: &Checkout) -> Result<()> {
     let lab = Lab::attach_to(checkout)?;
     ensure!(lab.has_operator(), "the lab is up without our operator: `cargo lab up` puts it there");
     with_namespace(&lab, "at-rest", |kubectl| {
-        let before = writes(checkout)?.len();
+        let mut log = Log::from_now(checkout)?;
         let objects = (0..POLICIES).flat_map(|number| {
             let name = format!("service-{number}");
             let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"ports": [{"name": "http", "port": 80}]}});
@@ -37,20 +37,20 @@ pub fn nothing_is_written(checkout: &Checkout) -> Result<()> {
             let ready = list["items"].as_array().into_iter().flatten().filter(|object| ready(object)).count();
             Ok(if ready == POLICIES { Seen::Done(()) } else { Seen::NotYet(format!("{ready} of {POLICIES}")) })
         })?;
-        let made = writes(checkout)?.len() - before;
+        let made = writes(&mut log)?.len();
         // A rule, routes and a status each; events come on top.
         ensure!(
             made >= 3 * POLICIES,
             "the audit log shows {made} writes for {POLICIES} policies: does it see the operator at all?"
         );
-        let settled = settled(checkout)?;
+        let settled = settled(&mut log)?;
         let start = Instant::now();
         wait::until("a minute passes without a write", REST * 2, || {
-            let now = writes(checkout)?;
+            let now = writes(&mut log)?;
             ensure!(
                 now.len() == settled,
                 "written at rest:\n{}",
-                now[settled..].iter().map(Request::to_string).collect::<Vec<_>>().join("\n")
+                now[settled..].iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
             );
             Ok(if start.elapsed() >= REST { Seen::Done(()) } else { Seen::NotYet(format!("{:?}", start.elapsed())) })
         })
@@ -58,19 +58,15 @@ pub fn nothing_is_written(checkout: &Checkout) -> Result<()> {
 }
 
 /// Events are written beside the work; at rest means that they are out, too: no write for three seconds.
-fn settled(checkout: &Checkout) -> Result<usize> {
-    wait::until_unchanged("the operator's writes", SOON, Duration::from_secs(3), || Ok(writes(checkout)?.len()))
+fn settled(log: &mut Log) -> Result<usize> {
+    wait::until_unchanged("the operator's writes", SOON, Duration::from_secs(3), || Ok(writes(log)?.len()))
 }
 
 /// Every write of the operator's account that the API server has logged, but renewals of its lease: that is
 /// renewed at rest as well.
-fn writes(checkout: &Checkout) -> Result<Vec<Request>> {
-    Ok(Log::of_writes(checkout)
-        .read()?
-        .iter()
-        .filter(|write| write.pod.is_some() && !write.is_of_the_lease())
-        .cloned()
-        .collect())
+fn writes(log: &mut Log) -> Result<Vec<&Request>> {
+    let is_write = |one: &&Request| one.is_write() && one.pod.is_some() && !one.is_of_the_lease();
+    Ok(log.read()?.iter().filter(is_write).collect())
 }
 
 fn ready(object: &Value) -> bool {

@@ -13,7 +13,7 @@ use crate::checkout::Checkout;
 use crate::config_dump::ConfigDump;
 use crate::kubectl::Kubectl;
 use crate::lab::Lab;
-use crate::namespace::with_namespace;
+use crate::namespace::{unique, with_namespace};
 use crate::wait::Seen;
 
 pub mod expect;
@@ -59,7 +59,7 @@ fn goldens(checkout: &Checkout) -> Result<Vec<Golden>> {
         ensure!(files.contains(&file), "{name} is left out ({reason}), but there is no such golden");
         files.retain(|other| *other != file);
     }
-    let unique = std::process::id().to_string();
+    let unique = unique("run");
     let goldens = files.iter().map(|file| Golden::read(file, &unique)).collect::<Result<Vec<_>>>()?;
     for golden in &goldens {
         // They would take the place of the lab's own.

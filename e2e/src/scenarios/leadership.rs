@@ -5,17 +5,16 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::stage::{SOON, policy};
-use crate::audit::{self, Request};
+use crate::audit::{self, Log, Request};
 use crate::checkout::Checkout;
 use crate::kubectl::Kubectl;
 use crate::lab::Lab;
 use crate::namespace::with_namespace;
-use crate::replicas::{leader, process, ready, signal, system};
+use crate::replicas::{self, leader, pod_of, process, ready, signal, system};
 use crate::run::check;
 use crate::wait::{self, Seen};
 
@@ -134,9 +133,10 @@ fn hand_over(
     ensure!(lab.has_operator(), "the lab is up without our operator: `cargo lab up` puts it there");
     with_namespace(&lab, name, |kubectl| {
         let leader = fresh(&lab)?;
+        let holder = replicas::holder(&lab)?;
         let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "edited"}, "spec": {"ports": [{"name": "http", "port": 80}]}});
         kubectl.apply(&service.to_string())?;
-        let begun = Timestamp::now();
+        let mut log = Log::from_now(checkout)?;
         let mut edits = 0;
         edit(kubectl, &mut edits)?;
         applied(kubectl, edits)?;
@@ -152,14 +152,15 @@ fn hand_over(
                         .map_or(Ok(Ok(())), std::thread::ScopedJoinHandle::join)
                         .unwrap_or_else(|_| bail!("the act panicked"))?;
                 }
-                if acting.is_none() && last_writer(checkout, begun)?.is_some_and(|pod| pod != leader) {
+                if acting.is_none() && !of_both(log.read()?, &holder).1.is_empty() {
                     return Ok(edits);
                 }
             }
-            bail!("no other replica was at work within {} s", SOON.as_secs() * 2)
+            let leads = replicas::holder(&lab)?;
+            bail!("no other than {holder} was at work within {} s; {leads:?} has the lease", SOON.as_secs() * 2)
         })?;
         applied(kubectl, edits)?;
-        judge(&audit::writes(checkout, begun)?, &leader, shortest, longest)
+        judge(log.read()?, &holder, shortest, longest)
     })
 }
 
@@ -184,14 +185,25 @@ fn applied(kubectl: &Kubectl, edits: u64) -> Result<()> {
     })
 }
 
-fn last_writer(checkout: &Checkout, since: Timestamp) -> Result<Option<String>> {
-    Ok(audit::writes(checkout, since)?.last().and_then(|write| write.pod.clone()))
+/// The work of the process that held the lease, and of those that came after it. Usually that is another pod;
+/// but after `kill -9` the container begins again within a moment, and may be the first to see the lease over.
+fn of_both<'a>(log: &'a [Request], holder: &str) -> (Vec<&'a Request>, Vec<&'a Request>) {
+    let is_next = |one: &&Request| {
+        one.is_of_the_lease()
+            && one.took_effect()
+            && one.holder.as_deref().is_some_and(|by| by != holder && !by.is_empty())
+    };
+    let next = log.iter().find(is_next);
+    let is_old = |write: &&Request| {
+        write.pod.as_deref() == pod_of(holder)
+            && next.is_none_or(|next| next.pod != write.pod || write.from < next.from)
+    };
+    audit::work(log).into_iter().partition(is_old)
 }
 
 /// The old leader's writes are over before another's begin, and the gap between is within bounds.
-fn judge(writes: &[Request], leader: &str, shortest: Duration, longest: Duration) -> Result<()> {
-    let (old, new): (Vec<&Request>, Vec<&Request>) =
-        writes.iter().partition(|write| write.pod.as_deref() == Some(leader));
+fn judge(log: &[Request], holder: &str, shortest: Duration, longest: Duration) -> Result<()> {
+    let (old, new) = of_both(log, holder);
     let (Some(last), Some(first)) = (old.iter().max_by_key(|write| write.to), new.first()) else {
         bail!("{} writes of the old leader, {} of the new one", old.len(), new.len());
     };
@@ -211,7 +223,7 @@ mod tests {
     use crate::audit::write;
 
     fn judged(writes: &[Request]) -> Result<()> {
-        judge(writes, "old", Duration::from_secs(1), Duration::from_secs(2))
+        judge(writes, "old_1", Duration::from_secs(1), Duration::from_secs(2))
     }
 
     #[test]
@@ -229,5 +241,20 @@ mod tests {
             let error = judged(&wrong).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
+    }
+
+    #[test]
+    fn a_process_that_begins_again_in_the_same_pod_is_another_one() {
+        let lease = |holder: &str, from| Request {
+            what: "coordination.k8s.io/leases".to_owned(),
+            holder: Some(holder.to_owned()),
+            ..write("old", from, from + 1)
+        };
+        let log = |next| [write("old", 0, 10), lease("old_1", 20), lease(next, 1_400), write("old", 1_500, 1_510)];
+        judged(&log("old_2")).unwrap();
+        assert!(judged(&log("old_1")).unwrap_err().to_string().contains("0 of the new one"));
+        // The old one must be over all the same.
+        let early = [write("old", 0, 10), lease("old_2", 300), write("old", 500, 510)];
+        assert!(judged(&early).unwrap_err().to_string().contains("the lease was not over"));
     }
 }

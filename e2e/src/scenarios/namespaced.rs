@@ -4,11 +4,10 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::stage::{SOON, policy};
-use crate::audit;
+use crate::audit::Log;
 use crate::checkout::Checkout;
 use crate::kubectl::Kubectl;
 use crate::lab::Lab;
@@ -29,7 +28,7 @@ pub fn works_with_roles_alone(checkout: &Checkout) -> Result<()> {
     with_namespace(&lab, "namespaced-in", |inside| {
         with_namespace(&lab, "namespaced-out", |outside| {
             let played =
-                install(checkout, &lab, inside).and_then(|begun| judge(checkout, &lab, inside, outside, begun));
+                install(checkout, &lab, inside).and_then(|mut log| judge(&lab, inside, outside, &mut log));
             // Whatever happened: the other scenarios have the whole cluster.
             let restored = restore(checkout, &lab);
             played.and(restored)
@@ -39,8 +38,8 @@ pub fn works_with_roles_alone(checkout: &Checkout) -> Result<()> {
 
 const CLUSTER_WIDE: &str = "clusterrole,clusterrolebinding";
 
-/// Gives when the first of its pods can have begun.
-fn install(checkout: &Checkout, lab: &Lab, inside: &Kubectl) -> Result<Timestamp> {
+/// Gives the log since before the first of its pods can have begun.
+fn install(checkout: &Checkout, lab: &Lab, inside: &Kubectl) -> Result<Log> {
     let overlay = checkout.root().join("deploy/namespaced");
     let manifests = with_component(checkout, lab)?;
     let named = format!("value: {}", inside.current_namespace());
@@ -48,12 +47,12 @@ fn install(checkout: &Checkout, lab: &Lab, inside: &Kubectl) -> Result<Timestamp
     // No pod of before, which would still have its rights and its watches.
     replicas::scale(lab, 0)?;
     lab.kubectl().run(&["delete", CLUSTER_WIDE, operator::ACCOUNT, "--ignore-not-found"])?;
-    let begun = Timestamp::now();
+    let log = Log::from_now(checkout)?;
     let shown = overlay.join("namespace").display().to_string();
     inside.run(&["apply", "--server-side", "-k", &shown])?;
     lab.kubectl().apply(&manifests.replace("value: shop", &named))?;
     replicas::scale(lab, 2)?;
-    Ok(begun)
+    Ok(log)
 }
 
 /// What `kustomize edit add component namespaced` makes of `deploy/`, done to a copy.
@@ -68,7 +67,7 @@ fn with_component(checkout: &Checkout, lab: &Lab) -> Result<String> {
     lab.kubectl().run(&["kustomize", &copy.path().join("deploy").display().to_string()])
 }
 
-fn judge(checkout: &Checkout, lab: &Lab, inside: &Kubectl, outside: &Kubectl, begun: Timestamp) -> Result<()> {
+fn judge(lab: &Lab, inside: &Kubectl, outside: &Kubectl, log: &mut Log) -> Result<()> {
     let bound = lab.kubectl().json(&["get", "clusterrolebindings"])?;
     let ours = |binding: &&Value| {
         let subjects = binding["subjects"].as_array().into_iter().flatten();
@@ -108,7 +107,7 @@ fn judge(checkout: &Checkout, lab: &Lab, inside: &Kubectl, outside: &Kubectl, be
     ensure!(generated.trim().is_empty(), "generated outside: {generated}");
 
     let mut asked = 0;
-    for request in audit::requests(checkout)?.iter().filter(|one| one.from >= begun && one.is_by_the_operator()) {
+    for request in log.read()?.iter().filter(|one| one.is_by_the_operator()) {
         ensure!(!request.is_denied(), "a right is missing: {request}: {}", request.message);
         let of = request.namespace.as_deref();
         let known = [inside.current_namespace(), operator::NAMESPACE, "istio-system"];
@@ -116,7 +115,7 @@ fn judge(checkout: &Checkout, lab: &Lab, inside: &Kubectl, outside: &Kubectl, be
         ensure!(is_known, "asked beyond its namespaces: {request}");
         asked += 1;
     }
-    ensure!(asked > 0, "the audit log has nothing of the operator since {begun}");
+    ensure!(asked > 0, "the audit log has nothing of the operator since it was installed");
     Ok(())
 }
 

@@ -7,12 +7,11 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::gateway_api::with_gateway_api;
 use super::stage::{SOON, policy};
-use crate::audit;
+use crate::audit::Log;
 use crate::checkout::Checkout;
 use crate::kubectl::Kubectl;
 use crate::lab::Lab;
@@ -86,15 +85,13 @@ pub fn are_all_used(checkout: &Checkout) -> Result<()> {
     with_gateway_api(checkout, &lab, || {
         replicas::scale(&lab, 0)?;
         system.run(&["delete", "lease", "resilience-operator", "--ignore-not-found"])?;
-        let begun = Timestamp::now();
+        let mut log = Log::from_now(checkout)?;
         replicas::scale(&lab, 2)?;
         with_namespace(&lab, "rights-used", |kubectl| live(kubectl, |what| kubectl.until(what.0, SOON, |_| what.1())))?;
         let granted = granted(checkout)?;
         system.until("every right was used", SOON, |_| {
-            let requests = audit::requests(checkout)?;
-            let ours = requests.iter().filter(|one| one.from >= begun && one.is_by_the_operator());
             let mut used = BTreeSet::new();
-            for one in ours {
+            for one in log.read()?.iter().filter(|one| one.is_by_the_operator()) {
                 ensure!(!one.is_denied(), "a right is missing: {one}: {}", one.message);
                 used.insert((one.what.clone(), one.verb.clone()));
                 // The API server asks for this right as well, and logs only the request's verb.

@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 
 use super::process::{Process, build};
 use super::{Right, granted, live, rights, rules};
-use crate::audit;
+use crate::audit::Log;
 use crate::checkout::Checkout;
 use crate::kubectl::Kubectl;
 use crate::lab::Lab;
+use crate::namespace::unique;
 use crate::operator;
 use crate::replicas;
 use crate::report::Report;
@@ -142,7 +143,7 @@ fn all(checkout: &Checkout) -> Result<Vec<Without>> {
         let known = breaks(&right.0, &right.1);
         let breaks = known.with_context(|| format!("what is {} of {} for? say it in `breaks`", right.1, right.0))?;
         let breaks = if place == Place::Root { Breaks::Told } else { breaks };
-        Ok(Without { right, place, breaks, name: format!("without-{number}-{}", std::process::id()) })
+        Ok(Without { right, place, breaks, name: unique(&format!("without-{number}")) })
     };
     places.into_iter().enumerate().map(one).collect()
 }
@@ -233,14 +234,15 @@ fn play(lab: &Lab, binary: &Path, one: &Without) -> Result<()> {
     if one.place != Place::Cluster {
         args.extend(["--namespaces".to_owned(), one.name.clone()]);
     }
+    let mut log = Log::from_now(lab.checkout())?;
     let mut process = Process::start(lab, binary, &one.name, &args)?;
     let kubectl = lab.namespace(&one.name);
     if one.place != Place::Cluster {
         // Ends early where something is denied: what it waits for is then not to come.
-        live_until_denied(lab.checkout(), &kubectl, one)?;
+        live_until_denied(&mut log, &kubectl, one)?;
     }
     wait::until("it is denied", SOON, || {
-        Ok(if is_denied(lab.checkout(), one)? {
+        Ok(if is_denied(&mut log, one)? {
             Seen::Done(())
         } else {
             Seen::NotYet("nothing is: the right is spare".to_owned())
@@ -250,15 +252,15 @@ fn play(lab: &Lab, binary: &Path, one: &Without) -> Result<()> {
     let (_, resource) = one.right.0.split_once('/').unwrap_or(("", &one.right.0));
     let words = format!("cannot {} resource \"{resource}\"", one.right.1);
     kubectl.until("it shows what is broken", SOON, |_| {
-        ensure!(is_denied(lab.checkout(), one)?, "the audit log lost a line");
+        ensure!(is_denied(&mut log, one)?, "the audit log lost a line");
         shows(&mut process, &kubectl, one, &words)
     })
 }
 
 /// Whether it was denied something, which is what was taken away and nothing else.
-fn is_denied(checkout: &Checkout, one: &Without) -> Result<bool> {
-    let requests = audit::requests(checkout)?;
-    let denied: Vec<_> = requests
+fn is_denied(log: &mut Log, one: &Without) -> Result<bool> {
+    let denied: Vec<_> = log
+        .read()?
         .iter()
         .filter(|request| request.account.as_deref() == Some(one.name.as_str()) && request.is_denied())
         .collect();
@@ -271,11 +273,11 @@ fn is_denied(checkout: &Checkout, one: &Without) -> Result<bool> {
 }
 
 /// The life of a policy, as far as it goes.
-fn live_until_denied(checkout: &Checkout, kubectl: &Kubectl, one: &Without) -> Result<()> {
+fn live_until_denied(log: &mut Log, kubectl: &Kubectl, one: &Without) -> Result<()> {
     let mut denied = false;
     let ended = live(kubectl, |(what, look)| {
         let came = kubectl.until(what, SOON, |_| {
-            if is_denied(checkout, one)? {
+            if is_denied(log, one)? {
                 return Ok(Seen::Done(false));
             }
             // The policy has no status yet, or is not there: that comes.
