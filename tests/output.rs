@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use resilience_operator::{cli, load, report, top, verification};
+use resilience_operator::{cli, load, report, runtime::log_level, top, verification};
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::Value;
 
@@ -30,6 +30,7 @@ fn every_field_that_is_printed_for_programs_is_in_the_documentation() {
     page.push_str(&section::<top::Top>("top"));
     page.push_str(&section::<verification::Report>("verify"));
     page.push_str(&section::<load::Report>("load"));
+    page.push_str(&section::<log_level::Level>("log-level"));
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(root().join("docs/output.md"), &page).unwrap();
     }

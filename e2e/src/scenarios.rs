@@ -28,6 +28,7 @@ pub mod leaves_nothing;
 pub mod lifecycle;
 pub mod limits;
 pub mod load;
+pub mod log_level;
 pub mod merge;
 pub mod namespaced;
 pub mod neighbours;
@@ -103,6 +104,7 @@ pub const ON_THE_LAB: &[Scenario] = &[
         run: authors::pods_beside_the_operator_are_restricted,
     },
     Scenario { name: "diff_and_explain_say_what_the_operator_does", run: command_line::tells },
+    Scenario { name: "the_log_level_changes_while_it_runs", run: log_level::changes_while_it_runs },
     Scenario { name: "top_and_its_page_tell_an_incident_as_the_counters_do", run: top::tells_the_incident },
     Scenario { name: "verify_passes_where_limits_act", run: verify::passes_where_limits_act },
     Scenario { name: "verify_passes_on_the_other_samples", run: verify::passes_on_the_other_samples },

@@ -13,6 +13,7 @@ pub mod input;
 mod io;
 pub mod live;
 pub mod load;
+pub mod log_level;
 mod neighbours;
 pub mod output;
 pub mod render;
@@ -57,6 +58,7 @@ enum Command {
     #[command(hide = true)]
     VerifyWorker(verify_worker::Args),
     Load(load::LoadArgs),
+    LogLevel(log_level::Args),
     Crd(crd::Args),
     Completion(completion::Args),
 }
@@ -77,6 +79,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(args),
         Command::Load(args) => load::run(args),
+        Command::LogLevel(args) => log_level::run(&args, &mut io),
         Command::Render(args) => render::run(&args, &mut io),
         Command::Validate(args) => validate::run(&args, &mut io),
         Command::Diff(args) => diff::run(&args, &mut io),

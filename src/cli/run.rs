@@ -12,6 +12,7 @@ use crate::{
         admin::{self, Health},
         client,
         lease::{Election, term::Term},
+        log_level::{self, LogLevel},
         metrics::Metrics,
         settings::{Flags, Settings},
         shutdown, telemetry, wait_for_crds,
@@ -32,15 +33,15 @@ pub struct Args {
 /// If it cannot start, if it can no longer see what happens, or if it led and does not any more.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(args.flags)?;
-    telemetry::init(settings.log_format, &settings.log_level)?;
+    let log_level = telemetry::init(settings.log_format, &settings.log_level)?;
     let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads to run on")?;
-    let ended = threads.block_on(serve(settings));
+    let ended = threads.block_on(serve(settings, log_level));
     // Whatever is left has had its ten seconds, or must not go on.
     threads.shutdown_background();
     ended.map(|()| ExitCode::SUCCESS)
 }
 
-async fn serve(settings: Settings) -> anyhow::Result<()> {
+async fn serve(settings: Settings, log_level: LogLevel) -> anyhow::Result<()> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?settings, "starting");
     let stop = shutdown::on_signal()?;
     let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::default()));
@@ -49,6 +50,11 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     // Not of `stop`: it serves until the last write has ended, and its own end would be everybody's.
     let end = CancellationToken::new();
     let admin = tokio::spawn(admin::serve(listener, health.clone(), metrics.clone(), end.clone()));
+    match log_level::bind(settings.admin_address.port()) {
+        Ok(listener) => drop(tokio::spawn(async move { log_level::serve(listener, &log_level).await })),
+        // What it is there for goes on without.
+        Err(error) => tracing::warn!(%error, "the log level cannot be changed while this runs"),
+    }
     let config = client::config().await?;
     let ended = tokio::select! {
         ended = operate(config, settings, metrics, health, stop) => ended,

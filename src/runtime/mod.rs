@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod client;
 pub mod lease;
+pub mod log_level;
 pub mod metrics;
 pub mod settings;
 pub mod shutdown;
