@@ -232,6 +232,17 @@ pub fn oracle(checkout: &Checkout, cache: &Cache, report: &Report) -> Result<Pat
     ORACLE.get(&checkout.e2e().join("oracle"), cache, &go_version()?, None, report)
 }
 
+/// What those who apply from Git make of an object: no part of a lab.
+const GITOPS: GoPart = GoPart { name: "gitops", packages: &["."], tags: "", cgo: false };
+
+/// Finds or builds the judges of those who apply from Git.
+///
+/// # Errors
+/// What Go says.
+pub fn gitops(checkout: &Checkout, cache: &Cache, report: &Report) -> Result<PathBuf> {
+    GITOPS.get(&checkout.e2e().join("gitops"), cache, &go_version()?, None, report)
+}
+
 /// fortio alone, without a lab.
 ///
 /// # Errors

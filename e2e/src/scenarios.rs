@@ -19,6 +19,7 @@ pub mod ejection;
 pub mod enforced;
 pub mod footprint;
 pub mod gateway_api;
+pub mod gitops;
 pub mod import;
 pub mod in_effect;
 pub mod incident;
@@ -81,6 +82,8 @@ pub const ON_THE_LAB: &[Scenario] = &[
     Scenario { name: "a_shared_rule_is_given_back_in_every_case", run: merge::gives_back_in_every_case },
     Scenario { name: "a_shared_rule_is_handed_over_without_a_lost_call", run: merge::hands_over_without_a_loss },
     Scenario { name: "import_hands_over_without_a_gap", run: import::hands_over_without_a_gap },
+    Scenario { name: "who_applies_from_git_judges_each_state_rightly", run: gitops::judges_agree },
+    Scenario { name: "what_is_applied_from_git_is_let_alone", run: gitops::is_let_alone },
     Scenario { name: "argo_rollouts_shares_and_flagger_does_not", run: merge::beside_release_tools },
     Scenario { name: "at_rest_nothing_is_written", run: at_rest::nothing_is_written },
     Scenario { name: "a_leader_that_is_told_to_stop_is_followed_within_a_retry", run: leadership::told_to_stop },

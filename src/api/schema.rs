@@ -48,12 +48,17 @@ pub fn crd() -> CustomResourceDefinition {
         // Through JSON: the transformation is the same for each node, the typed tree is not.
         let rewritten = serde_json::to_value(root).map(|mut value| {
             for_each_schema(&mut value, &mut tidy);
+            value["properties"]["status"]["default"] = json!({"observedGeneration": NOT_SEEN});
             value
         });
         schema.open_api_v3_schema = rewritten.and_then(serde_json::from_value).ok();
     }
     crd
 }
+
+/// The generation of a spec that the operator has not seen: the API server writes it into a new object. Without,
+/// kstatus (cli-utils, `pkg/kstatus/status/generic.go`) takes the moment before the operator has looked for success.
+pub const NOT_SEEN: i64 = -1;
 
 /// `null` is no value of any field of ours, and formats that Kubernetes does not know only earn a
 /// warning from the API server at every apply.

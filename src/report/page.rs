@@ -9,7 +9,9 @@ use super::{
     values,
 };
 use crate::{
-    api::{GeneratedRef, Mode, Ownership, Resilience, ResilienceStatus, TargetRef, conditions::IN_EFFECT},
+    api::{
+        GeneratedRef, Mode, Ownership, Resilience, ResilienceStatus, TargetRef, conditions::IN_EFFECT, schema::NOT_SEEN,
+    },
     decide::{Step, decide, held},
     diff::{diff, without_ours},
     istio::{Existing, Kind},
@@ -221,7 +223,7 @@ pub fn page(policy: &Resilience, observed: &Observed, settings: &Settings) -> Pa
         policy: Some(PolicyPart {
             name: policy.name_any(),
             generation: policy.metadata.generation,
-            observed_generation: status.and_then(|status| status.observed_generation),
+            observed_generation: status.and_then(|status| status.observed_generation).filter(|seen| *seen != NOT_SEEN),
             mode: policy.spec.mode,
             outcome,
             conditions: status.iter().flat_map(|status| &status.conditions).map(ConditionLine::from).collect(),

@@ -314,7 +314,7 @@ fn shows(process: &mut Process, kubectl: &Kubectl, one: &Without, words: &str) -
             programmed["status"] == "False" && programmed["message"].as_str().is_some_and(|text| text.contains(words))
         }
         Breaks::CleaningUp => is_said && said.contains("trying again"),
-        Breaks::Status => is_said && leads && policy()?.is_null(),
+        Breaks::Status => is_said && leads && policy()?["conditions"].is_null(),
         Breaks::Events => is_said && said.contains("an event was not published"),
         Breaks::Leading => is_said && began && !leads,
         Breaks::Staying => is_said && process.ended()?.is_some_and(|status| !status.success()),
