@@ -255,12 +255,34 @@ pub fn fortio(checkout: &Checkout, cache: &Cache, report: &Report) -> Result<Pat
 /// The operator in Go that ours is compared with.
 const GO_PEER: GoPart = GoPart { name: "controller-runtime", packages: &["."], tags: "", cgo: false };
 
+/// kro, likewise.
+const KRO: GoPart =
+    GoPart { name: "kro", packages: &["github.com/kubernetes-sigs/kro/cmd/controller"], tags: "", cgo: false };
+
 /// Finds or builds the operator in Go that ours is compared with.
 ///
 /// # Errors
 /// What Go says.
 pub fn go_peer(checkout: &Checkout, cache: &Cache, report: &Report) -> Result<PathBuf> {
     GO_PEER.get(&checkout.e2e().join("peers/controller-runtime"), cache, &go_version()?, None, report)
+}
+
+/// Finds or builds kro.
+///
+/// # Errors
+/// What Go says.
+pub fn kro(checkout: &Checkout, cache: &Cache, report: &Report) -> Result<PathBuf> {
+    KRO.get(&checkout.e2e().join("peers/kro"), cache, &go_version()?, None, report)
+}
+
+/// The folder of kro's own CRDs.
+///
+/// # Errors
+/// What Go says.
+pub fn kro_crds(checkout: &Checkout) -> Result<PathBuf> {
+    let module = checkout.e2e().join("peers/kro");
+    let words = ["list", "-mod=readonly", "-m", "-f", "{{.Dir}}", "github.com/kubernetes-sigs/kro"];
+    Ok(Path::new(check(go(&module).args(words))?.trim()).join("helm/crds"))
 }
 
 /// What istiod reports, and the tag of its images. The pinned commit (e2e/parts/istio/go.mod) carries no release tag.

@@ -43,6 +43,7 @@ pub mod top;
 pub mod verify;
 pub mod versions;
 pub mod what_clients_get;
+pub mod write_economy;
 
 /// One behaviour.
 #[derive(Debug, Clone, Copy)]
@@ -86,6 +87,7 @@ pub const ON_THE_LAB: &[Scenario] = &[
     Scenario { name: "what_is_applied_from_git_is_let_alone", run: gitops::is_let_alone },
     Scenario { name: "argo_rollouts_shares_and_flagger_does_not", run: merge::beside_release_tools },
     Scenario { name: "at_rest_nothing_is_written", run: at_rest::nothing_is_written },
+    Scenario { name: "no_policy_costs_a_write_more_than_it_takes", run: write_economy::is_kept },
     Scenario { name: "a_leader_that_is_told_to_stop_is_followed_within_a_retry", run: leadership::told_to_stop },
     Scenario { name: "a_killed_leader_is_followed_when_its_lease_is_over", run: leadership::killed },
     Scenario { name: "a_stopped_leader_that_wakes_up_writes_nothing", run: leadership::stopped_and_woken },

@@ -10,6 +10,7 @@ mod floor;
 mod gauge;
 mod lists;
 mod one;
+mod pure;
 mod seed;
 mod textbook;
 mod times;
@@ -41,10 +42,15 @@ enum Task {
     Lists,
     /// Change objects of others at a steady rate
     Churn(churn::Args),
+    /// The time of a decision without any call
+    Pure(pure::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     let task = Cli::parse().task;
+    if let Task::Pure(args) = task {
+        return pure::run(&args);
+    }
     let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     threads.block_on(async {
         let client = calls::client().await?;
@@ -57,6 +63,7 @@ fn main() -> anyhow::Result<()> {
             Task::Drift(args) => drift::run(&client, &args).await,
             Task::Lists => lists::run(&client).await,
             Task::Churn(args) => churn::run(&client, &args).await,
+            Task::Pure(_) => Ok(()),
         }
     })
 }

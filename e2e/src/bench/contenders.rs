@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::process::Process;
 use super::stand::{Stand, free_port};
 use super::tools::Tools;
+use crate::run::check;
 use crate::wait::{self, Seen};
 
 /// One that writes rules and routes for policies.
@@ -25,10 +26,17 @@ pub enum Contender {
     Textbook,
     /// controller-runtime, with all that makes it fast.
     Go,
+    /// kro as it comes.
+    KroDefault,
+    /// kro with workers and without limits.
+    KroTuned,
 }
 
 /// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_mins(2);
+
+/// kro serves its own kind, made from this.
+const KRO_GRAPH: &str = include_str!("kro.yaml");
 
 impl Contender {
     /// How it is called in tables.
@@ -39,19 +47,52 @@ impl Contender {
             Self::Ours => "resilience-operator",
             Self::Textbook => "textbook kube-rs",
             Self::Go => "controller-runtime, tuned",
+            Self::KroDefault => "kro, defaults",
+            Self::KroTuned => "kro, tuned",
+        }
+    }
+
+    /// Whether its policies are instances of kro's kind.
+    #[must_use]
+    pub const fn is_kro(self) -> bool {
+        matches!(self, Self::KroDefault | Self::KroTuned)
+    }
+
+    /// What the gauge looks for: the kind, and the condition that it sets last.
+    #[must_use]
+    pub const fn goal(self) -> [&'static str; 2] {
+        if self.is_kro() {
+            ["kro.run/v1alpha1/Breaker/breakers", "Ready"]
+        } else {
+            ["resilience.dev/v1alpha1/Resilience/resiliences", "Programmed"]
         }
     }
 
     /// What must be on the stand before it starts.
     ///
     /// # Errors
-    /// When the API server does not take it.
-    pub fn prepare(self, stand: &Stand) -> Result<()> {
-        match self {
-            Self::Floor | Self::Ours => Ok(()),
-            // The account is the operator's for all; the peers need more than it may, so they may do all.
-            Self::Textbook | Self::Go => stand.apply(PEERS),
+    /// When the API server does not take it, or kro does not make its kind of it in time.
+    pub fn prepare(self, stand: &Stand, tools: &Tools) -> Result<()> {
+        if matches!(self, Self::Floor | Self::Ours) {
+            return Ok(());
         }
+        // The account is the operator's for all; the peers need more than it may, so they may do all.
+        stand.apply(PEERS)?;
+        if !self.is_kro() {
+            return Ok(());
+        }
+        let crds = tools.kro_crds.display().to_string();
+        check(&mut stand.kubectl(&["apply", "--server-side", "-f", &crds]))?;
+        check(&mut stand.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]))?;
+        stand.apply(KRO_GRAPH)?;
+        // The kind comes from kro itself, so it runs until there is one, and starts anew for the round.
+        let mut kro = self.start(stand, tools, None)?;
+        wait::until("kro has made its kind", PATIENCE, || {
+            kro.lives()?;
+            let words = ["get", "resourcegraphdefinition", "breaker", "-o", "jsonpath={.status.state}"];
+            let state = check(&mut stand.kubectl(&words))?;
+            Ok(if state == "Active" { Seen::Done(()) } else { Seen::NotYet(format!("{state}: {}", kro.last_words())) })
+        })
     }
 
     /// Starts it. `template`: what the bare writer writes.
@@ -74,6 +115,16 @@ impl Contender {
                 command
             }
             Self::Go => Command::new(&tools.go_peer),
+            Self::KroDefault | Self::KroTuned => {
+                let mut command = Command::new(&tools.kro);
+                let [metrics, probe] = [free_port()?, free_port()?];
+                command.arg(format!("--metrics-bind-address=127.0.0.1:{metrics}"));
+                command.arg(format!("--health-probe-bind-address=127.0.0.1:{probe}"));
+                if self == Self::KroTuned {
+                    command.args(KRO_TUNED);
+                }
+                command
+            }
         };
         command.env("KUBECONFIG", stand.kubeconfig()).env("NO_PROXY", "*");
         let name = format!("{self:?}").to_lowercase();
@@ -143,7 +194,16 @@ impl Operator {
     }
 }
 
-/// The peers run under the operator's account, and read single objects as well, which it may not.
+/// As many workers as the others have, and none of the limits.
+const KRO_TUNED: [&str; 5] = [
+    "--dynamic-controller-concurrent-reconciles=16",
+    "--client-qps=100000",
+    "--client-burst=100000",
+    "--dynamic-controller-rate-limiter-rate-limit=100000",
+    "--dynamic-controller-rate-limiter-burst-limit=100000",
+];
+
+/// The peers run under the operator's account, and need more than it may: get, update, CRDs.
 const PEERS: &str = "
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::contenders::Contender;
 use super::filled::{Changes, Churn, Drift, One, Percentiles, Restart};
-use super::offline::{Image, Render};
+use super::offline::{Image, Pure, Render};
 use super::storm::Round;
 
 /// All of a run. What was not asked for is empty.
@@ -30,6 +30,8 @@ pub struct Found {
     pub churn: Option<Churn>,
     /// `render` from files.
     pub render: Option<Render>,
+    /// Decisions.
+    pub pure: Vec<Pure>,
     /// The binary.
     pub image: Option<Image>,
 }
@@ -152,6 +154,10 @@ impl Found {
                 measured,
                 churn.writes == 0 && churn.core <= 0.05,
             ));
+        }
+        for Pure { file, p50_ns, p99_ns } in &self.pure {
+            let measured = format!("p50 {:.1} µs, p99 {:.1} µs", micros(*p50_ns), micros(*p99_ns));
+            all.push(finding(&format!("a decision, {file}"), "10 µs", measured, *p50_ns <= 10_000));
         }
         if let Some(Render { policies, seconds }) = &self.render {
             all.push(finding(
@@ -277,6 +283,10 @@ fn finding(what: &str, target: &str, measured: String, met: bool) -> Finding {
 
 fn share(number: u64, of: u32) -> f64 {
     u32::try_from(number).map_or(f64::INFINITY, f64::from) / f64::from(of)
+}
+
+fn micros(nanos: u64) -> f64 {
+    std::time::Duration::from_nanos(nanos).as_secs_f64() * 1e6
 }
 
 /// The block whose median is the median.

@@ -23,14 +23,12 @@ fn spec(service: &str) -> Value {
     })
 }
 
-/// The namespaces as YAML, in the mesh: a policy in another one would be warned of.
+/// The namespaces as YAML.
 #[must_use]
 pub fn namespaces() -> String {
-    let all = (0..NAMESPACES).map(|number| {
-        let metadata = json!({"name": namespace(number), "labels": {"istio-injection": "enabled"}});
-        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}).to_string()
-    });
-    all.collect::<Vec<_>>().join("\n---\n")
+    let all = (0..NAMESPACES)
+        .map(|number| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace(number)}}));
+    all.map(|one| one.to_string()).collect::<Vec<_>>().join("\n---\n")
 }
 
 fn namespace(number: u32) -> String {
@@ -53,6 +51,15 @@ pub fn service(number: u32) -> Value {
 pub fn policy(number: u32) -> Value {
     json!({"apiVersion": "resilience.dev/v1alpha1", "kind": "Resilience",
         "metadata": {"name": name(number), "namespace": namespace(number)}, "spec": spec(&name(number))})
+}
+
+/// The same wish as an instance of kro's kind.
+#[must_use]
+pub fn kro_instance(number: u32) -> Value {
+    let spec = spec(&name(number));
+    json!({"apiVersion": "kro.run/v1alpha1", "kind": "Breaker",
+        "metadata": {"name": name(number), "namespace": namespace(number)},
+        "spec": {"ejection": spec["ejection"], "timeouts": spec["timeouts"], "attempts": spec["retries"]["attempts"]}})
 }
 
 /// A rule or a route of somebody else, for a host that no policy has.

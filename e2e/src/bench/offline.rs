@@ -1,11 +1,12 @@
-//! What needs no policies in a cluster: `render` from files, the binary and its start.
+//! What needs no API server: `render` from files, a decision, the binary.
 
 use std::fmt::Write as _;
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -14,6 +15,8 @@ use super::fixtures;
 use super::process::Usage;
 use super::stand::Stand;
 use super::tools::Tools;
+use crate::checkout::Checkout;
+use crate::run::check;
 
 /// `render` of many policies.
 #[derive(Debug, Clone, Serialize)]
@@ -59,6 +62,41 @@ fn yaml(text: &mut String, value: &Value, depth: usize) -> std::fmt::Result {
         }
     }
     Ok(())
+}
+
+/// A decision about one policy: validate, translate, compare. Nanoseconds.
+#[derive(Debug, Clone, Serialize)]
+pub struct Pure {
+    /// The sample.
+    pub file: String,
+    /// The median.
+    pub p50_ns: u64,
+    /// Ninety-nine of a hundred are below.
+    pub p99_ns: u64,
+}
+
+/// Decides about the samples.
+///
+/// # Errors
+/// When one is refused.
+pub fn pure(checkout: &Checkout, tools: &Tools) -> Result<Vec<Pure>> {
+    let samples = checkout.root().join("istio-samples");
+    let mut found = Vec::new();
+    for sample in ["http-api", "grpc-service"] {
+        let text = check(Command::new(&tools.client).arg("pure").arg(both(&samples.join(sample))?.path()))?;
+        let report: Value = serde_json::from_str(&text)?;
+        let at = |key: &str| report[key].as_u64().with_context(|| format!("no {key} in {text}"));
+        found.push(Pure { file: sample.to_owned(), p50_ns: at("p50_ns")?, p99_ns: at("p99_ns")? });
+    }
+    Ok(found)
+}
+
+/// A policy and its Service in one file.
+fn both(sample: &Path) -> Result<tempfile::NamedTempFile> {
+    let read = |name: &str| fs::read_to_string(sample.join(name)).with_context(|| sample.display().to_string());
+    let file = tempfile::Builder::new().suffix(".yaml").tempfile()?;
+    fs::write(file.path(), format!("{}\n---\n{}", read("resilience.yaml")?, read("service.yaml")?))?;
+    Ok(file)
 }
 
 /// What is shipped.

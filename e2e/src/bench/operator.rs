@@ -66,6 +66,8 @@ pub enum Scenario {
     Churn,
     /// `render` from as many files
     Render,
+    /// A decision without any call
+    Pure,
     /// The binary, and its start on an empty cluster
     Image,
 }
@@ -80,8 +82,12 @@ enum Output {
     Json,
 }
 
+/// kro with its defaults takes minutes for a thousand.
+const MOST_OF_KRO_DEFAULT: u32 = 1_000;
+
 /// Everybody, in the order of a round.
-const ALL: [Contender; 4] = [Contender::Floor, Contender::Ours, Contender::Go, Contender::Textbook];
+const ALL: [Contender; 6] =
+    [Contender::Floor, Contender::Ours, Contender::Go, Contender::Textbook, Contender::KroTuned, Contender::KroDefault];
 
 /// Policies that are created one by one, in each block.
 const SINGLE: u32 = 100;
@@ -118,7 +124,8 @@ pub fn run(checkout: &Checkout, bench: &Comparison) -> Result<()> {
     if wanted(Scenario::Storm) {
         let all = if bench.contenders.is_empty() { &ALL[..] } else { &bench.contenders };
         for number in 1..=bench.rounds {
-            for who in all {
+            for who in all.iter().filter(|who| **who != Contender::KroDefault || bench.policies <= MOST_OF_KRO_DEFAULT)
+            {
                 let what = format!("storm {number}, {} policies, {}", bench.policies, who.name());
                 found
                     .storms
@@ -132,7 +139,7 @@ pub fn run(checkout: &Checkout, bench: &Comparison) -> Result<()> {
             found.image = Some(report.step("start on an empty cluster", || offline::image(&stand, &tools))?);
         }
         if wanted(Scenario::One) {
-            storm::fill(&stand, &tools, 0)?;
+            storm::fill(&stand, &tools, 0, Contender::Ours)?;
             let one = || filled::one(&stand, &tools, &template, 0, SINGLE, BLOCKS);
             found.ones.push(report.step("one policy at a time", one)?);
         }
@@ -144,6 +151,9 @@ pub fn run(checkout: &Checkout, bench: &Comparison) -> Result<()> {
     }
     if wanted(Scenario::Render) {
         found.render = Some(report.step("render from files", || offline::render(&tools, bench.policies))?);
+    }
+    if wanted(Scenario::Pure) {
+        found.pure = report.step("decide", || offline::pure(checkout, &tools))?;
     }
     if let Some(file) = &bench.picture {
         fs::write(file, found.picture()).with_context(|| format!("{} cannot be written", file.display()))?;
@@ -167,7 +177,7 @@ fn on_a_filled_stand(
     let mut there = bench.policies;
     let stand = Stand::start(checkout, tools)?;
     report.step(&format!("fill a cluster with {there} policies"), || {
-        storm::fill(&stand, tools, there)?;
+        storm::fill(&stand, tools, there, Contender::Ours)?;
         storm::run(&stand, tools, template, Contender::Ours, there)
     })?;
     if wanted(Scenario::Change) {

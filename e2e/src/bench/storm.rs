@@ -59,8 +59,8 @@ impl Round {
 /// When the operator does not program it.
 pub fn learn(checkout: &Checkout, tools: &Tools, to: &Path) -> Result<PathBuf> {
     let stand = Stand::start(checkout, tools)?;
-    fill(&stand, tools, 1)?;
-    let mut gauge = gauge(&stand, tools, 1)?;
+    fill(&stand, tools, 1, Contender::Ours)?;
+    let mut gauge = gauge(&stand, tools, 1, Contender::Ours)?;
     let _operator = Contender::Ours.start(&stand, tools, None)?;
     gauge.line()?;
     let [rule, routes, policy] = fixtures::paths(0);
@@ -75,8 +75,10 @@ pub fn learn(checkout: &Checkout, tools: &Tools, to: &Path) -> Result<PathBuf> {
 /// When the contender does not program all policies, or not as the others do.
 pub fn round(checkout: &Checkout, tools: &Tools, template: &Path, who: Contender, policies: u32) -> Result<Round> {
     let stand = Stand::start(checkout, tools)?;
-    who.prepare(&stand)?;
-    fill(&stand, tools, policies)?;
+    if who != Contender::Ours {
+        who.prepare(&stand, tools)?;
+    }
+    fill(&stand, tools, policies, who)?;
     run(&stand, tools, template, who, policies)
 }
 
@@ -84,11 +86,12 @@ pub fn round(checkout: &Checkout, tools: &Tools, template: &Path, who: Contender
 ///
 /// # Errors
 /// When the API server refuses one.
-pub fn fill(stand: &Stand, tools: &Tools, policies: u32) -> Result<()> {
+pub fn fill(stand: &Stand, tools: &Tools, policies: u32, who: Contender) -> Result<()> {
     stand.apply(&fixtures::namespaces())?;
     let all = (0..policies).map(fixtures::service);
     seed(stand, tools, &fixtures::write_lines(&stand.folder().join("services"), all)?)?;
-    seed(stand, tools, &fixtures::write_lines(&stand.folder().join("policies"), (0..policies).map(fixtures::policy))?)
+    let policy = if who.is_kro() { fixtures::kro_instance } else { fixtures::policy };
+    seed(stand, tools, &fixtures::write_lines(&stand.folder().join("policies"), (0..policies).map(policy))?)
 }
 
 /// Creates the objects of a file.
@@ -107,9 +110,10 @@ pub fn client(stand: &Stand, tools: &Tools) -> Command {
     command
 }
 
-fn gauge(stand: &Stand, tools: &Tools, policies: u32) -> Result<Process> {
+fn gauge(stand: &Stand, tools: &Tools, policies: u32, who: Contender) -> Result<Process> {
+    let [kind, condition] = who.goal();
     let mut command = client(stand, tools);
-    command.args(["gauge", "--count", &policies.to_string()]);
+    command.args(["gauge", "--kind", kind, "--condition", condition, "--count", &policies.to_string()]);
     let mut gauge = Process::talking("gauge", stand.folder(), &mut command)?;
     gauge.line().context("the gauge does not see the policies")?;
     Ok(gauge)
@@ -120,7 +124,7 @@ fn gauge(stand: &Stand, tools: &Tools, policies: u32) -> Result<Process> {
 /// # Errors
 /// When the contender does not program all policies, or not as the others do.
 pub fn run(stand: &Stand, tools: &Tools, template: &Path, who: Contender, policies: u32) -> Result<Round> {
-    let mut gauge = gauge(stand, tools, policies)?;
+    let mut gauge = gauge(stand, tools, policies, who)?;
     let (calls, [api, etcd], begun) = (stand.counts()?, stand.cpu()?, now());
     let process = who.start(stand, tools, Some(template))?;
     let seen = gauge.line().with_context(|| format!("{} said last: {}", who.name(), process.last_words()))?;

@@ -22,6 +22,10 @@ pub struct Tools {
     pub client: PathBuf,
     /// The operator in Go (`e2e/peers/controller-runtime`).
     pub go_peer: PathBuf,
+    /// kro's controller.
+    pub kro: PathBuf,
+    /// kro's own CRDs.
+    pub kro_crds: PathBuf,
 }
 
 impl Tools {
@@ -46,6 +50,8 @@ impl Tools {
             operator: release.join("resilience-operator"),
             client: release.join("resilience-bench"),
             go_peer: parts::go_peer(checkout, &cache, report)?.join("bin/controller-runtime"),
+            kro: parts::kro(checkout, &cache, report)?.join("bin/controller"),
+            kro_crds: parts::kro_crds(checkout)?,
         })
     }
 }
