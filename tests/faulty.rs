@@ -319,3 +319,18 @@ async fn many_that_fail_hold_up_nobody_and_come_back_together_with_the_api_serve
         assert_eq!(condition(&fake, name, "Programmed"), "True/Programmed", "{name}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_nobody_takes_holds_up_no_policy() {
+    let fake = fake_with(&["a", "b", "c"]);
+    // Each is waited for until its deadline.
+    fake.state().hooks.call = Some(Box::new(|call| call.contains("events/").then_some(Fault::Hang)));
+    let _operator = Operator::start_with(&fake, Options { concurrency: 1, ..quick() });
+    let begun = tokio::time::Instant::now();
+    for policy in ["a", "b", "c"] {
+        until_programmed(&fake, policy).await;
+    }
+    // By the clock that jumps.
+    assert!(begun.elapsed() < MOMENT, "{:?}", begun.elapsed());
+    assert!(!fake.events().is_empty(), "no event was told of at all");
+}

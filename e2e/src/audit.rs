@@ -205,6 +205,14 @@ pub fn work(requests: &[Request]) -> Vec<&Request> {
     work
 }
 
+/// As [`work`], in one namespace, as far as the API server took it.
+#[must_use]
+pub fn work_in<'a>(requests: &'a [Request], namespace: &str) -> Vec<&'a Request> {
+    let mut work = work(requests);
+    work.retain(|write| write.namespace.as_deref() == Some(namespace) && write.took_effect());
+    work
+}
+
 /// A write of a rule by a pod of the operator, in milliseconds.
 #[cfg(test)]
 pub(crate) fn write(pod: &str, from: i64, to: i64) -> Request {

@@ -1,12 +1,13 @@
-//! Events on a policy: one place, from its outcome, and only when something changed.
+//! Events on a policy: one place, from its outcome, and only when something changed; published beside the work.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Resource as _,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
+use tokio::sync::mpsc;
 
 use crate::{
     api::{
@@ -14,47 +15,76 @@ use crate::{
         conditions::{ACCEPTED, PROGRAMMED},
     },
     names,
-    runtime::writer::Writer,
+    runtime::{metrics::Metrics, writer::Writer},
     status::Outcome,
 };
 
-/// An event is never worth holding up a reconcile.
+/// How long one may take.
 const DEADLINE: Duration = Duration::from_secs(3);
+
+/// So many wait at most, and what comes on top is dropped. `client-go` has room for a thousand
+/// (`tools/record/event.go`, `maxQueuedEvents`), and publishes likewise: beside the work, one after the other.
+const ROOM: usize = 4_096;
 
 /// Longest note that the API takes.
 const NOTE_LIMIT: usize = 1_024;
 
-/// What publishes events: writes as others, and so only while the term lasts.
+/// What is to be told. Never worth holding up a reconcile: whoever has something to tell goes on at once.
 pub struct Events {
+    queue: mpsc::Sender<Told>,
+    metrics: Arc<Metrics>,
+}
+
+/// An event, and what it is about.
+type Told = (Event, ObjectReference);
+
+/// Publishes what is told: writes as others, and so only while the term lasts. One at a time, so that in a storm of
+/// policies their events take a small part of the API server, and policies the rest.
+pub struct Publisher {
+    queue: mpsc::Receiver<Told>,
     recorder: Recorder,
     writer: Writer,
 }
 
+/// Events of this operator, and what publishes them.
+pub fn events(writer: Writer, metrics: Arc<Metrics>) -> (Events, Publisher) {
+    let (told, queue) = mpsc::channel(ROOM);
+    let recorder = Recorder::new(writer.client().clone(), Reporter::from(names::OPERATOR));
+    (Events { queue: told, metrics }, Publisher { queue, recorder, writer })
+}
+
 impl Events {
-    /// Events of this operator.
-    pub fn new(writer: Writer) -> Self {
-        Self { recorder: Recorder::new(writer.client().clone(), Reporter::from(names::OPERATOR)), writer }
+    /// Tells it, if there is something new to say. Failure is only logged: status has it as well.
+    pub fn tell(&self, resilience: &Resilience, outcome: &Outcome) {
+        let before = resilience.status.as_ref();
+        for event in event(before, outcome).into_iter().chain(warnings(before, outcome)) {
+            if let Err(error) = self.queue.try_send((event, resilience.object_ref(&()))) {
+                self.metrics.dropped_event();
+                tracing::debug!(%error, "an event was dropped");
+            }
+        }
     }
 }
 
-/// Says it, if there is something new to say. Failure is only logged: status has it as well.
-pub async fn publish(events: &Events, resilience: &Resilience, outcome: &Outcome) {
-    let before = resilience.status.as_ref();
-    for event in event(before, outcome).into_iter().chain(warnings(before, outcome)) {
-        send(events, &event, &resilience.object_ref(&())).await;
+impl Publisher {
+    /// Publishes, for as long as anybody may tell something.
+    pub async fn run(mut self) {
+        while let Some((event, about)) = self.queue.recv().await {
+            self.send(&event, &about).await;
+        }
     }
-}
 
-async fn send(events: &Events, event: &Event, about: &ObjectReference) {
-    let failure = match events.writer.allow(DEADLINE) {
-        Err(held) => held.to_string(),
-        Ok(allowed) => match allowed.make(events.recorder.publish(event, about)).await {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer within {} s", allowed.left.as_secs_f32()),
-        },
-    };
-    tracing::warn!(reason = event.reason, failure, "an event was not published");
+    async fn send(&self, event: &Event, about: &ObjectReference) {
+        let failure = match self.writer.allow(DEADLINE) {
+            Err(held) => held.to_string(),
+            Ok(allowed) => match allowed.make(self.recorder.publish(event, about)).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("no answer within {} s", allowed.left.as_secs_f32()),
+            },
+        };
+        tracing::warn!(reason = event.reason, failure, "an event was not published");
+    }
 }
 
 /// What `outcome` adds to what the status said before.

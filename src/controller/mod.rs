@@ -69,7 +69,7 @@ use crate::{
 use apply::{For, Hands};
 use cache::{Cache, Delta};
 use calls::{CallError, Calls, Verdict};
-use events::Events;
+use events::Publisher;
 use index::Indexed;
 use installed::{Installed, Served};
 use keys::{Key, Keys};
@@ -174,14 +174,15 @@ struct Shared {
 }
 
 impl Shared {
-    /// And the end of the queue from which names are taken.
+    /// And the ends of the queues from which names and events are taken.
     fn new(
         client: &Client,
         writer: &Writer,
         options: &Options,
         metrics: &Arc<Metrics>,
-    ) -> (Arc<Self>, UnboundedReceiver<ObjectRef<Key>>) {
+    ) -> (Arc<Self>, UnboundedReceiver<ObjectRef<Key>>, Publisher) {
         let (keys, requests) = Keys::new();
+        let (events, publisher) = events::events(writer.clone(), metrics.clone());
         let settings = validate::Settings {
             cluster_domain: options.cluster_domain.clone(),
             root_namespace: options.root_namespace.clone(),
@@ -204,7 +205,7 @@ impl Shared {
                     changed: Box::new(changed),
                     edited: Box::new(edited),
                 },
-                events: Events::new(writer.clone()),
+                events,
                 settings,
                 board: Arc::new(Board::new(options.in_effect.is_set_up())),
             },
@@ -219,7 +220,7 @@ impl Shared {
             metrics.limits_with(move || tally::limits(&world));
         }
         metrics.tally_with(move || tally::tally(&world, &keys, &lag));
-        (shared, requests)
+        (shared, requests, publisher)
     }
 
     /// Begins to work. Before, no name was noted: a replica that stands by for months would collect
@@ -291,7 +292,9 @@ pub async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     health.block(GATE, "not everything has been listed yet");
-    let (shared, requests) = Shared::new(&client, &writer, &options, &metrics);
+    let (shared, requests, publisher) = Shared::new(&client, &writer, &options, &metrics);
+    // What has not been published at the end is not: the status has it.
+    let _publishing = AbortOnDropHandle::new(tokio::spawn(publisher.run()));
     let listed = Arc::new(Listed::default());
     let wiring = Wiring { client: client.clone(), shared: shared.clone(), listed: listed.clone() };
     let watches = wiring.watches(&options.namespaces);

@@ -10,7 +10,7 @@ use super::{
     apply::{For, Hands, apply},
     calls::CallError,
     cleanup,
-    events::{self, Events},
+    events::Events,
     observe::observe,
     world,
 };
@@ -61,7 +61,7 @@ pub async fn reconcile(context: &Context, resilience: &Resilience) -> Result<Out
         write_status(hands, resilience, status).await?; // writes
         board.stir();
     }
-    events::publish(events, resilience, &outcome).await; // writes
+    events.tell(resilience, &outcome);
     Ok(outcome)
 }
 
@@ -111,6 +111,6 @@ pub async fn report_unreadable(
             tracing::warn!(namespace, name, %error, "the fault of an unreadable object is told by event only");
         }
     }
-    events::publish(&context.events, &stand_in, &outcome).await;
+    context.events.tell(&stand_in, &outcome);
     Ok(Some(outcome))
 }

@@ -86,6 +86,7 @@ pub struct Metrics {
     watch_errors: Family<ByKind, Counter>,
     unreadable: Family<ByKind, Counter>,
     late_events: Family<ByKind, Counter>,
+    dropped_events: Counter,
     live_reads: Family<ByKind, Counter>,
     policies: Family<ByCondition, Gauge>,
     reasons: Family<ByReason, Gauge>,
@@ -153,6 +154,12 @@ impl Default for Metrics {
                 "Objects that a watch or a list told of later than our own calls had",
                 kind,
                 Family::default(),
+            ),
+            dropped_events: book.add(
+                "dropped_events",
+                "Events on policies that were not published, since too many waited",
+                "",
+                Counter::default(),
             ),
             live_reads: book.add(
                 "live_reads",
@@ -276,6 +283,11 @@ impl Metrics {
         self.late_events.get_or_create(&ByKind { kind }).inc();
     }
 
+    /// An event was not published: too many wait.
+    pub fn dropped_event(&self) {
+        self.dropped_events.inc();
+    }
+
     /// An object was read, where a cache was not to be trusted.
     pub fn read_live(&self, kind: &'static str) {
         self.live_reads.get_or_create(&ByKind { kind }).inc();
@@ -388,6 +400,7 @@ mod tests {
         metrics.unread("Service");
         metrics.told_late("DestinationRule");
         metrics.read_live("DestinationRule");
+        metrics.dropped_event();
         metrics.panicked();
         metrics.missing(3);
         metrics.leads(true);
@@ -423,6 +436,7 @@ mod tests {
             r#"resilience_operator_unreadable_objects_total{kind="Service"} 1"#,
             r#"resilience_operator_late_events_total{kind="DestinationRule"} 1"#,
             r#"resilience_operator_live_reads_total{kind="DestinationRule"} 1"#,
+            "resilience_operator_dropped_events_total 1",
             "resilience_operator_panics_total 1",
             "resilience_operator_istio_missing_fields 3",
             "resilience_operator_leader 1",

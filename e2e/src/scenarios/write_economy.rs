@@ -101,12 +101,11 @@ fn until_programmed(kubectl: &Kubectl) -> Result<()> {
 
 /// The operator's writes in the namespace but events, by what was written, once there are no more.
 fn at_rest(log: &mut Log, kubectl: &Kubectl) -> Result<BTreeMap<String, u32>> {
-    let still = Duration::from_secs(3);
-    wait::until_unchanged("the operator's writes", SOON, still, || Ok(audit::work(log.read()?).len()))?;
+    let (still, here) = (Duration::from_secs(3), kubectl.current_namespace());
+    wait::until_unchanged("the operator's writes", SOON, still, || Ok(audit::work_in(log.read()?, here).len()))?;
     let mut counts = BTreeMap::new();
-    for write in audit::work(log.read()?) {
-        let is_here = write.namespace.as_deref() == Some(kubectl.current_namespace()) && write.took_effect();
-        if is_here && !write.what.ends_with("/events") {
+    for write in audit::work_in(log.read()?, here) {
+        if !write.what.ends_with("/events") {
             *counts.entry(write.what.clone()).or_default() += 1;
         }
     }
