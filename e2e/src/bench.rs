@@ -32,7 +32,7 @@ use crate::cache::{Cache, Key};
 use crate::checkout::Checkout;
 use crate::parts;
 use crate::report::Report;
-use crate::run::check;
+use crate::run::{cargo, check};
 use crate::wait::{Seen, until};
 
 /// Pinned: another version may count otherwise.
@@ -290,8 +290,8 @@ impl Generator {
 /// Our program as it is released: the lab's own is built to be built quickly.
 fn ours(checkout: &Checkout, report: &Report) -> Result<PathBuf> {
     report.step("build our load generator", || {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(checkout.root()).args(["build", "--locked", "--release"]);
+        let mut cargo = cargo(checkout.root());
+        cargo.args(["build", "--locked", "--release"]);
         cargo.args(["--package", "resilience-operator", "--bin", "resilience-operator"]);
         cargo.arg("--target-dir").arg(checkout.root().join("target"));
         check(&mut cargo).context("the load generator does not build")?;
@@ -304,10 +304,10 @@ fn oha(cache: &Cache, report: &Report) -> Result<PathBuf> {
     let key = Key::new("oha").with(OHA).with(std::env::consts::ARCH);
     let install = || {
         cache.get("parts", "oha", &key, |folder| {
-            let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+            let building = tempfile::tempdir()?;
+            let mut cargo = cargo(building.path());
             // With its TLS, although plain HTTP is all that is compared: it does not compile without.
             cargo.args(["install", "oha", "--locked", "--version", &format!("={OHA}")]);
-            let building = tempfile::tempdir()?;
             cargo.arg("--root").arg(folder).arg("--target-dir").arg(building.path());
             check(&mut cargo).context("oha does not build")?;
             Ok(())

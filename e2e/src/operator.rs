@@ -14,7 +14,7 @@ use crate::cluster::Cluster;
 use crate::image::Image;
 use crate::kubectl::Kubectl;
 use crate::report::Report;
-use crate::run::check;
+use crate::run::{cargo, check};
 
 /// The image that `deploy/` names when it is applied in the lab.
 pub const IMAGE: &str = "docker.io/lab/resilience-operator:dev";
@@ -69,9 +69,9 @@ pub fn build_previous(checkout: &Checkout, revision: &str, report: &Report) -> R
 fn build_in(checkout: &Checkout, sources: &Path, what: &str, report: &Report) -> Result<PathBuf> {
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     report.step(what, || {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let mut cargo = cargo(sources);
         let variable = format!("CARGO_TARGET_{}_RUSTFLAGS", target.to_uppercase().replace('-', "_"));
-        cargo.current_dir(sources).env_remove("RUSTFLAGS").env(variable, "-C target-feature=+crt-static");
+        cargo.env_remove("RUSTFLAGS").env(variable, "-C target-feature=+crt-static");
         cargo.args(["build", "--locked", "--package", "resilience-operator", "--bin", "resilience-operator"]);
         cargo
             .args(["--profile", "lab", "--target", &target, "--target-dir"])

@@ -1,7 +1,7 @@
 //! In: a command. Out: what it printed, or an error that says which command, how it ended, and its last words.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -87,6 +87,23 @@ fn judge(command: &Command, finished: Finished) -> Result<String> {
     Ok(finished.stdout)
 }
 
+/// cargo, as a person calls it in this folder.
+#[must_use]
+pub fn cargo(folder: &Path) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(folder);
+    // `cargo run` tells this very program of its own package. ring's build script looks at such variables: with
+    // them it would be built anew, and all that is built on it, whenever a person calls cargo in between.
+    for (name, _) in std::env::vars_os() {
+        let of_a_package =
+            name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"));
+        if of_a_package {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
+}
+
 /// The command as a person would type it, cut to a readable length.
 #[must_use]
 pub fn line(command: &Command) -> String {
@@ -119,6 +136,14 @@ pub fn tail(text: &str, lines: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cargo_is_told_nothing_of_our_own_package() {
+        assert!(std::env::var_os("CARGO_PKG_NAME").is_some(), "the tests do not run under cargo");
+        let cargo = cargo(Path::new("/"));
+        let is_removed = |name: &str| cargo.get_envs().any(|(key, value)| key == name && value.is_none());
+        assert!(is_removed("CARGO_PKG_NAME") && is_removed("CARGO_MANIFEST_DIR"));
+    }
 
     #[test]
     fn a_failure_names_the_command_its_code_and_its_last_words() {

@@ -1,7 +1,7 @@
 //! `cargo lab test`: everything that can be wrong, in the order in which it is cheap to learn. In: a
 //! checkout. Out: an exit code, and minutes per stage.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -10,6 +10,7 @@ use crate::checkout::Checkout;
 use crate::lab::{Lab, Options};
 use crate::measured;
 use crate::report::{Report, seconds};
+use crate::run;
 use crate::scenarios::{self, Scenario};
 use crate::supply;
 
@@ -100,9 +101,7 @@ const CARGO: &[(&str, &[&str])] = &[
 ];
 
 fn cargo(checkout: &Checkout, args: &[&str]) -> (usize, usize) {
-    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let passed =
-        Command::new(program).args(args).current_dir(checkout.root()).status().is_ok_and(|status| status.success());
+    let passed = run::cargo(checkout.root()).args(args).status().is_ok_and(|status| status.success());
     (usize::from(passed), usize::from(!passed))
 }
 

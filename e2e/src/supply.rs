@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::cache::{Cache, Key};
 use crate::checkout::Checkout;
 use crate::report::Report;
-use crate::run::check;
+use crate::run::{cargo, check};
 
 /// Built with the lock file that each was released with.
 const DENY: (&str, &str) = ("cargo-deny", "0.20.2");
@@ -32,12 +32,6 @@ const TREE: &[&str] = &[
     "e2e/bench/src/main.rs",
 ];
 
-fn cargo(checkout: &Checkout) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(checkout.root());
-    command
-}
-
 /// The program of a plug-in.
 fn tool(checkout: &Checkout, (name, version): (&str, &str), report: &Report) -> Result<PathBuf> {
     let key = Key::new(name).with(version);
@@ -45,7 +39,7 @@ fn tool(checkout: &Checkout, (name, version): (&str, &str), report: &Report) -> 
     let place = cache.path("tools", name, &key);
     let build = || {
         cache.get("tools", name, &key, |folder| {
-            let mut install = cargo(checkout);
+            let mut install = cargo(checkout.root());
             install.args(["install", "--locked", "--quiet", "--no-track", "--version", &format!("={version}")]);
             check(install.arg("--root").arg(folder).arg(name)).with_context(|| format!("{name} does not build"))?;
             Ok(())
@@ -110,7 +104,7 @@ type Package = (String, String);
 
 /// What cargo builds into the binary.
 fn built(checkout: &Checkout, target: &str) -> Result<BTreeSet<Package>> {
-    let mut tree = cargo(checkout);
+    let mut tree = cargo(checkout.root());
     tree.args(["tree", "--locked", "--package", PACKAGE, "--edges", "normal", "--target", target]);
     let text = check(tree.args(["--prefix", "none", "--format", "{p}"]))?;
     let packages = text.lines().filter_map(|line| {

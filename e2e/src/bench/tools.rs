@@ -1,7 +1,6 @@
 //! The programs that are measured and those that measure, each built as it is released.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -9,7 +8,7 @@ use crate::cache::Cache;
 use crate::checkout::Checkout;
 use crate::parts::{self, Parts};
 use crate::report::Report;
-use crate::run::check;
+use crate::run::{cargo, check};
 
 /// Where each of them is.
 #[derive(Debug)]
@@ -37,8 +36,8 @@ impl Tools {
         let cache = Cache::open()?;
         let parts = Parts::get(checkout, &cache, true, report)?;
         let release = report.step("build the operator and its bench, as released", || {
-            let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-            cargo.current_dir(checkout.root()).args(["build", "--locked", "--release"]);
+            let mut cargo = cargo(checkout.root());
+            cargo.args(["build", "--locked", "--release"]);
             cargo.args(["--package=resilience-operator", "--bin=resilience-operator"]);
             cargo.args(["--package=resilience-bench", "--bin=resilience-bench"]);
             cargo.arg("--target-dir").arg(checkout.root().join("target"));

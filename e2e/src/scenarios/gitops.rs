@@ -207,9 +207,10 @@ pub fn is_let_alone(checkout: &Checkout) -> Result<()> {
             ensure!(shown.status.success(), "{applier} sees a difference: {}", shown.all());
         }
         let still = Duration::from_secs(3);
-        let writes =
-            wait::until_unchanged("the operator's writes", SOON, still, || Ok(audit::work(log.read()?).len()))?;
-        ensure!(writes == 0, "the operator wrote: {:?}", audit::work(log.read()?));
+        let here = kubectl.current_namespace();
+        let look = || Ok(audit::work_in(log.read()?, here).len());
+        let writes = wait::until_unchanged("the operator's writes", SOON, still, look)?;
+        ensure!(writes == 0, "the operator wrote: {:?}", audit::work_in(log.read()?, here));
         ensure!(generated(kubectl)? == before, "what is generated was written");
 
         for theirs in [FLUX, ARGO] {

@@ -1,7 +1,6 @@
 //! The sentences of `tests/judged`, each with the oracle and the API server of the lab.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -10,7 +9,7 @@ use crate::checkout::Checkout;
 use crate::lab::Lab;
 use crate::oracle;
 use crate::report::Report;
-use crate::run::{check, finish, tail};
+use crate::run::{cargo, check, finish, tail};
 
 /// The CRD that policies are judged by; a lab with our operator has it already.
 const CRD: &str = "crds/resilience.yaml";
@@ -48,17 +47,9 @@ pub(super) fn serve_policies(checkout: &Checkout, lab: &Lab) -> Result<()> {
 
 /// Builds the tests where the API server is not needed, and finds their program.
 pub(super) fn build(checkout: &Checkout) -> Result<PathBuf> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = cargo(checkout.root());
     // The whole workspace, as the other stages build it: fewer features would mean building much again.
-    cargo.current_dir(checkout.root()).args([
-        "test",
-        "--workspace",
-        "--locked",
-        "--quiet",
-        "--no-run",
-        "--test",
-        "judged",
-    ]);
+    cargo.args(["test", "--workspace", "--locked", "--quiet", "--no-run", "--test", "judged"]);
     let printed = check(cargo.arg("--message-format=json")).context("tests/judged does not build")?;
     let built = printed.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find_map(|message| {
         let ours = message.pointer("/target/name").and_then(Value::as_str) == Some("judged");

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -11,14 +11,14 @@ use crate::checkout::Checkout;
 use crate::lab::Lab;
 use crate::operator;
 use crate::report::Report;
-use crate::run::check;
+use crate::run::{cargo, check};
 use crate::sandbox::NODE_ADDRESS;
 
 /// Builds the binary as tests do: after them, cargo only looks.
 pub(super) fn build(checkout: &Checkout, report: &Report) -> Result<PathBuf> {
     report.step("build the operator as a process", || {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(checkout.root()).args(["build", "--locked", "--workspace", "--bin", "resilience-operator"]);
+        let mut cargo = cargo(checkout.root());
+        cargo.args(["build", "--locked", "--workspace", "--bin", "resilience-operator"]);
         check(&mut cargo).context("the operator does not build")?;
         Ok(checkout.root().join("target/debug/resilience-operator"))
     })
