@@ -7,15 +7,16 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::chart::folder;
 use super::helm::{release, restore};
 use super::import::{LIMIT, adopt, has_the_timeout, watched};
 use super::merge::{called, under_way};
-use super::stage::{SOON, Stage, on_stage, policy};
+use super::stage::{PORT, SOON, Stage, on_stage, policy};
 use crate::checkout::Checkout;
+use crate::envoy::Stats;
 use crate::fortio::load_at;
 use crate::helm::Helm;
 use crate::lab::Lab;
@@ -190,10 +191,21 @@ fn are_untouched(stage: &Stage<'_>, kept: &BTreeMap<String, Value>, when: &str) 
 const ROUNDS: [u32; 2] = [100, 140];
 const RATE: u32 = 25;
 
+/// What a client's Envoy counts of calls that do not get an answer of the server.
+const CAUSES: [&str; 6] = [
+    "upstream_cx_none_healthy",
+    "upstream_cx_connect_fail",
+    "upstream_cx_connect_timeout",
+    "upstream_rq_pending_overflow",
+    "upstream_rq_pending_failure_eject",
+    "upstream_rq_timeout",
+];
+
 /// Does `work` while calls go on, from before it to after it: two loads, each begun anew whenever it ends, so that one
 /// calls while the other begins. Every call has to get its 200.
 pub(super) fn calls_go_on<T>(stage: &Stage<'_>, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let before = called(stage)?;
+    let counted = Stats::of(stage.kubectl, "deploy/fortio")?;
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let call = |calls: u32| {
@@ -217,7 +229,11 @@ pub(super) fn calls_go_on<T>(stage: &Stage<'_>, what: &str, work: impl FnOnce() 
         }
         let value = worked.with_context(|| what.to_owned())?;
         println!("    {what}: of {} calls {} got 200", all.values().sum::<u64>(), all.get(&200).unwrap_or(&0));
-        ensure!(all.keys().eq([&200]), "{what}: not every call got 200: {all:?}");
+        if !all.keys().eq([&200]) {
+            let counted = Stats::of(stage.kubectl, "deploy/fortio")?.since(&counted);
+            let causes = CAUSES.map(|cause| format!("{cause} {}", counted.outbound(&stage.host(), PORT, cause)));
+            bail!("{what}: not every call got 200: {all:?}; the client's Envoy counted {}", causes.join(", "));
+        }
         Ok(value)
     })
 }
