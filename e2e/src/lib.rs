@@ -23,6 +23,7 @@ pub mod demo;
 pub mod doctor;
 pub mod envoy;
 pub mod fortio;
+pub mod helm;
 pub mod image;
 pub mod images;
 pub mod istio;
