@@ -43,6 +43,7 @@ pub mod sandbox;
 pub mod scenarios;
 pub mod suite;
 pub mod supply;
+pub mod svg;
 pub mod wait;
 pub mod workloads;
 
