@@ -36,6 +36,7 @@ pub mod operator;
 pub mod oracle;
 pub mod parts;
 pub mod pki;
+pub mod prometheus;
 pub mod replicas;
 pub mod report;
 pub mod run;
