@@ -36,6 +36,7 @@ pub mod operator;
 pub mod oracle;
 pub mod parts;
 pub mod pki;
+pub mod prometheus;
 pub mod replicas;
 pub mod report;
 pub mod run;
@@ -43,6 +44,7 @@ pub mod sandbox;
 pub mod scenarios;
 pub mod suite;
 pub mod supply;
+pub mod svg;
 pub mod wait;
 pub mod workloads;
 
