@@ -35,6 +35,7 @@ mod neighbours;
 mod output;
 mod properties;
 mod reconcile;
+mod reference;
 mod start;
 mod support;
 mod top;
