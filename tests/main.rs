@@ -9,6 +9,7 @@
 
 mod acto;
 mod border;
+mod chart;
 mod cli;
 mod corpus;
 mod coverage;

@@ -297,6 +297,37 @@ async fn an_object_that_was_replaced_at_the_last_moment_is_not_taken_over() {
 }
 
 #[tokio::test]
+async fn a_policy_that_is_made_anew_does_not_get_the_status_of_the_one_before() {
+    let fake = fake_with(&["web"]);
+    let _operator = Operator::start(&fake);
+    until_programmed(&fake, "web").await;
+    let anew = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let told = anew.clone();
+    // While the status of its second generation is under way.
+    fake.fault(
+        "status resiliences/web",
+        Fault::Before(Box::new(move |state| {
+            state.delete(POLICIES, "web");
+            state.put(POLICIES, policy("web"));
+            told.store(true, std::sync::atomic::Ordering::SeqCst);
+        })),
+    );
+    let late = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = late.clone();
+    fake.state().hooks.change = Some(Box::new(move |state| {
+        let live = state.find(POLICIES, "web").cloned().unwrap_or_default();
+        let conditions = live["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let ahead = |one: &Value| one["observedGeneration"].as_i64() > live["metadata"]["generation"].as_i64();
+        seen.lock().unwrap().extend(conditions.into_iter().filter(ahead));
+    }));
+    fake.patch(POLICIES, "web", &json!({"spec": {"limits": {"perClient": {"activeRequests": 7}}}}));
+    until("it is made anew", || anew.load(std::sync::atomic::Ordering::SeqCst)).await;
+    until_programmed(&fake, "web").await;
+    let late = late.lock().unwrap();
+    assert!(late.is_empty(), "a status that speaks of a spec that is not there: {late:?}");
+}
+
+#[tokio::test]
 async fn killed_between_its_rule_and_its_routes_the_next_start_writes_what_is_missing() {
     let fake = fake_with(&["web"]);
     fake.fault("create virtualservices/web", Fault::Hang);

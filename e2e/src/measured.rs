@@ -146,8 +146,8 @@ pub fn list() {
 mod tests {
     use super::*;
 
-    /// How many measurements there are: M1 to M82.
-    const MEASUREMENTS: usize = 82;
+    /// How many measurements there are: M1 to M83.
+    const MEASUREMENTS: usize = 83;
 
     #[test]
     fn every_measurement_is_judged_once() {

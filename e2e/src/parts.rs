@@ -252,6 +252,18 @@ pub fn fortio(checkout: &Checkout, cache: &Cache, report: &Report) -> Result<Pat
     part.get(&checkout.e2e().join("parts/fortio"), cache, &go_version()?, None, report)
 }
 
+/// Real Helm, for the scenarios of the chart: no part of a lab.
+const HELM: GoPart = GoPart { name: "helm", packages: &["helm.sh/helm/v4/cmd/helm"], tags: "", cgo: false };
+
+/// Finds or builds Helm, and gives its program.
+///
+/// # Errors
+/// What Go says.
+pub fn helm(checkout: &Checkout, cache: &Cache, report: &Report) -> Result<PathBuf> {
+    let place = HELM.get(&checkout.e2e().join("parts/helm"), cache, &go_version()?, None, report)?;
+    Ok(place.join("bin/helm"))
+}
+
 /// The operator in Go that ours is compared with.
 const GO_PEER: GoPart = GoPart { name: "controller-runtime", packages: &["."], tags: "", cgo: false };
 
@@ -460,7 +472,7 @@ mod tests {
 
     #[test]
     fn every_part_is_pinned() {
-        for part in GO_PARTS {
+        for part in GO_PARTS.iter().chain([&HELM]) {
             let text = fs::read_to_string(module(part.name).join("go.mod")).unwrap();
             let has_dependencies = text.contains("require");
             assert_eq!(module(part.name).join("go.sum").is_file(), has_dependencies, "{}", part.name);

@@ -12,6 +12,7 @@ use crate::report::Report;
 pub mod at_rest;
 pub mod authors;
 pub mod calls;
+pub mod chart;
 pub mod command_line;
 pub mod corpus;
 pub mod drift;
@@ -20,12 +21,14 @@ pub mod enforced;
 pub mod footprint;
 pub mod gateway_api;
 pub mod gitops;
+pub mod helm;
 pub mod import;
 pub mod in_effect;
 pub mod incident;
 pub mod judged;
 pub mod leadership;
 pub mod leaves_nothing;
+pub mod leaving;
 pub mod lifecycle;
 pub mod limits;
 pub mod load;
@@ -115,6 +118,9 @@ pub const ON_THE_LAB: &[Scenario] = &[
     Scenario { name: "verify_passes_on_the_other_samples", run: verify::passes_on_the_other_samples },
     Scenario { name: "verify_fails_with_the_right_sentence", run: verify::fails_with_the_right_sentence },
     Scenario { name: "verify_stops_on_each_guard_and_leaves_nothing", run: verify::stops_on_each_guard },
+    Scenario { name: "the_chart_gives_what_kustomize_gives", run: chart::gives_what_kustomize_gives },
+    Scenario { name: "helm_upgrades_and_uninstalls_without_a_lost_call", run: helm::upgrades_and_uninstalls },
+    Scenario { name: "who_leaves_keeps_the_rules_or_has_them_removed", run: leaving::keeps_or_removes },
     Scenario { name: "two_labs_live_side_by_side", run: side_by_side::live },
     // While its hundreds of namespaces go, which takes minutes, new pods start slowly: what comes next needs none.
     Scenario { name: "what_is_declared_is_what_envoy_enforces", run: enforced::is_declared },

@@ -322,19 +322,21 @@ impl Calls {
         Ok(found.items.into_iter().find(|object| object.metadata.name.as_deref() == Some(name)))
     }
 
-    /// Puts a status on the object with that uid. Ours are all fields of it that are not named in
-    /// `status`, so they go. Gives the object as it is then; `None` if it is gone.
+    /// Puts a status on the object of that `resourceVersion`: of a status the API server takes whatever uid it is
+    /// told (M83), and a policy that was made anew under its name would get the status of the one before. Ours are
+    /// all fields of it that are not named in `status`, so they go. Gives the object as it is then; `None` if it is
+    /// gone or has changed.
     pub async fn status(
         &self,
         namespace: &str,
         name: &str,
-        uid: &str,
+        version: &str,
         status: &Value,
     ) -> Result<Option<DeserializeGuard<Resilience>>, CallError> {
         let body = json!({
             "apiVersion": names::API_VERSION,
             "kind": names::KIND,
-            "metadata": {"name": name, "namespace": namespace, "uid": uid},
+            "metadata": {"name": name, "namespace": namespace, "resourceVersion": version},
             "status": status,
         });
         let how = PatchParams::apply(names::FIELD_MANAGER).force().validation_strict();
@@ -342,8 +344,14 @@ impl Calls {
     }
 
     /// Merges into the status of an object that we cannot read, and which an apply could not either.
-    pub async fn raw_status(&self, namespace: &str, name: &str, uid: &str, status: &Value) -> Result<(), CallError> {
-        let body = json!({"metadata": {"uid": uid}, "status": status});
+    pub async fn raw_status(
+        &self,
+        namespace: &str,
+        name: &str,
+        version: &str,
+        status: &Value,
+    ) -> Result<(), CallError> {
+        let body = json!({"metadata": {"resourceVersion": version}, "status": status});
         let how = PatchParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         self.write_status(namespace, name, &how, &Patch::Merge(&body)).await.map(drop)
     }
@@ -456,7 +464,7 @@ mod tests {
     async fn a_call_takes_no_longer_than_the_term() {
         let (term, begun) = (Term::to_be_elected(), Instant::now());
         term.renew(begun + Duration::from_secs(1), begun + Duration::from_secs(4));
-        let error = calls(&term).status("ns", "a", "uid", &json!({})).await.unwrap_err();
+        let error = calls(&term).status("ns", "a", "1", &json!({})).await.unwrap_err();
         assert!(matches!(error.cause, Cause::Timeout(_)), "{error}");
         assert_eq!(begun.elapsed().as_secs(), 4);
         assert_eq!(error.verdict(), Verdict::Unavailable);

@@ -380,7 +380,8 @@ impl State {
             return Err((500, refusal(500, &refused, "")));
         }
         match &live {
-            Some(live) if uid.as_ref().is_some_and(|uid| *uid != live["metadata"]["uid"]) => {
+            // Of a status any uid is taken (measured M83).
+            Some(live) if !status && uid.as_ref().is_some_and(|uid| *uid != live["metadata"]["uid"]) => {
                 return Err((422, refusal(422, "field is immutable", "metadata.uid")));
             }
             Some(live) if version.as_ref().is_some_and(|version| *version != live["metadata"]["resourceVersion"]) => {

@@ -38,6 +38,11 @@ const CLAIMS: &[Claim<Kubectl>] = &[
         says: "what is taken although it does nothing, or harm",
         judge: |kubectl| judge_rows(kubectl, &taken()),
     },
+    Claim {
+        ids: &["M83"],
+        says: "an apply of a status: whatever uid it has it is taken, and of another resourceVersion it is not",
+        judge: a_status_is_taken_for_another_uid,
+    },
 ];
 
 /// The family.
@@ -49,6 +54,28 @@ fn play(checkout: &Checkout, judge: &mut Judge<'_>) -> Result<()> {
         judge.all(kubectl, CLAIMS, |kubectl| kubectl.run(&["delete", "destinationrules", "--all", "--wait"]).map(drop));
         Ok(())
     })
+}
+
+/// With a condition of nobody's, which the operator leaves alone.
+fn a_status_is_taken_for_another_uid(kubectl: &Kubectl) -> Result<()> {
+    let policy = json!({"apiVersion": "resilience.dev/v1alpha1", "kind": "Resilience", "metadata": {"name": "a"},
+        "spec": {"mode": "Observe", "targetRefs": [{"kind": "Service", "name": "a"}], "timeouts": {"request": "1s"}}});
+    kubectl.apply(&policy.to_string())?;
+    let status_for = |kind: &str, key: &str, value: &str| {
+        let condition = json!({"type": kind, "status": "True", "reason": "Asked", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        let status = json!({"apiVersion": policy["apiVersion"], "kind": "Resilience",
+            "metadata": {"name": "a", key: value}, "status": {"conditions": [condition]}});
+        let args = ["apply", "--server-side", "--subresource=status", "--field-manager=measured", "-f", "-"];
+        asked(kubectl, &args, &status)
+    };
+    let taken = status_for("Foreign", "uid", "00000000-0000-4000-8000-000000000000")?;
+    ensure!(taken.status.success(), "another uid was refused: {}", taken.all());
+    let there = kubectl.json(&["get", "resilience", "a"])?;
+    ensure!(there["status"].to_string().contains("\"Foreign\""), "it was taken and is not there: {}", there["status"]);
+    let refused = status_for("Late", "resourceVersion", "1")?;
+    let modified = !refused.status.success() && refused.all().contains("has been modified");
+    ensure!(modified, "another version was taken: {}", refused.all());
+    kubectl.run(&["delete", "resilience", "a"]).map(drop)
 }
 
 /// A field that a later Istio may know stands for an older schema, which does not know ours.
@@ -247,6 +274,6 @@ mod tests {
 
     #[test]
     fn every_measurement_of_the_family_is_judged_once() {
-        each_once(listed(CLAIMS), &["M77", "M78", "M79", "M80", "M81", "M82"]);
+        each_once(listed(CLAIMS), &["M77", "M78", "M79", "M80", "M81", "M82", "M83"]);
     }
 }

@@ -18,7 +18,7 @@ use crate::run::finish;
 use crate::wait::Seen;
 
 /// A limit far above what the load needs.
-const LIMIT: u64 = 555;
+pub(super) const LIMIT: u64 = 555;
 
 /// Objects of other names go after a copy stands beside them, those of the target's name become the policy's in
 /// place; of the calls that go on meanwhile not one is lost, and no look at the client's Envoy finds it without
@@ -33,13 +33,10 @@ pub fn hands_over_without_a_gap(checkout: &Checkout) -> Result<()> {
         for (rule, routes) in [("theirs", "their-routes"), ("httpbin", "httpbin")] {
             stage.kubectl.apply(&theirs(rule, routes))?;
             stage.until_threshold("fortio", "max_requests", LIMIT)?;
-            stage.kubectl.until("the timeout is in the client's Envoy", SOON, |_| {
-                let seen = timeouts(stage, &look(stage)?);
-                Ok(if seen == ["9s"] { Seen::Done(()) } else { Seen::NotYet(seen.join(" ")) })
-            })?;
+            has_the_timeout(stage)?;
             under_load(stage, &format!("DestinationRule {rule} is handed over"), || {
                 watched(stage, || {
-                    adopt(stage, &program)?;
+                    adopt(stage, &program, 0)?;
                     stage.until_condition("httpbin", "Programmed", "True").map(drop)
                 })
             })?;
@@ -76,16 +73,25 @@ fn theirs(rule: &str, routes: &str) -> String {
     format!("{rule}\n---\n{routes}\n")
 }
 
-fn adopt(stage: &Stage<'_>, program: &Path) -> Result<()> {
+/// Waits until the routes in the client's Envoy have the timeout.
+pub(super) fn has_the_timeout(stage: &Stage<'_>) -> Result<()> {
+    stage.kubectl.until("the timeout is in the client's Envoy", SOON, |_| {
+        let seen = timeouts(stage, &look(stage)?);
+        Ok(if seen == ["9s"] { Seen::Done(()) } else { Seen::NotYet(seen.join(" ")) })
+    })
+}
+
+/// Hands over what is in the namespace, and ends with this code: 1, if something stays where it is.
+pub(super) fn adopt(stage: &Stage<'_>, program: &Path, code: i32) -> Result<()> {
     let mut command = stage.kubectl.inside(program.to_str().context("the path is no text")?)?;
     command.args(["import", "--adopt", "--yes", "--namespace", stage.kubectl.current_namespace()]);
     let done = finish(&mut command)?;
-    ensure!(done.status.code() == Some(0), "import --adopt: {}", done.all());
+    ensure!(done.status.code() == Some(code), "import --adopt: {}", done.all());
     Ok(())
 }
 
 /// Does `work` while somebody looks at the client's Envoy again and again; every look has to find the policy.
-fn watched(stage: &Stage<'_>, work: impl FnOnce() -> Result<()>) -> Result<()> {
+pub(super) fn watched(stage: &Stage<'_>, work: impl FnOnce() -> Result<()>) -> Result<()> {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let looks = scope.spawn(|| {

@@ -373,11 +373,12 @@ fn until_reason(stage: &Stage<'_>, kind: &str, reason: &str) -> Result<String> {
 }
 
 /// Calls that the client's Envoy has sent to the host.
-fn called(stage: &Stage<'_>) -> Result<u64> {
+pub(super) fn called(stage: &Stage<'_>) -> Result<u64> {
     Ok(Stats::of(stage.kubectl, "deploy/fortio")?.outbound(&stage.host(), PORT, "upstream_rq_total"))
 }
 
-fn under_way(stage: &Stage<'_>, before: u64) -> Result<()> {
+/// Waits until the client's Envoy has sent more.
+pub(super) fn under_way(stage: &Stage<'_>, before: u64) -> Result<()> {
     stage.kubectl.until("the load is under way", SOON, |_| {
         Ok(if called(stage)? > before { Seen::Done(()) } else { Seen::NotYet("no call yet".to_owned()) })
     })
