@@ -22,6 +22,10 @@ pub mod daemons;
 pub mod demo;
 pub mod doctor;
 pub mod envoy;
+// How pages are read is written once, beside the tests of the other commands that they tell.
+#[cfg(test)]
+#[path = "../../tests/docs/fences.rs"]
+mod fences;
 pub mod fortio;
 pub mod helm;
 pub mod image;
