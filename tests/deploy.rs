@@ -51,7 +51,7 @@ fn texts(value: &Value) -> Vec<String> {
 }
 
 /// The rights of a role, one by one: group, resource, verb.
-fn rights(role: &Value) -> BTreeSet<(String, String, String)> {
+pub fn rights(role: &Value) -> BTreeSet<(String, String, String)> {
     let rules = role["rules"].as_array().into_iter().flatten();
     let each = rules.flat_map(|rule| {
         let (groups, resources, verbs) = (texts(&rule["apiGroups"]), texts(&rule["resources"]), texts(&rule["verbs"]));
@@ -67,7 +67,7 @@ fn rights(role: &Value) -> BTreeSet<(String, String, String)> {
 }
 
 /// Roles that a binding gives to the operator's account; the others are for people.
-fn roles_of_the_operator() -> Vec<(String, Value)> {
+pub fn roles_of_the_operator() -> Vec<(String, Value)> {
     let all = shipped();
     let is_bound = |role: &Value| {
         all.iter().any(|(_, binding)| {

@@ -1,4 +1,10 @@
-//! Every warning has its page, and every page its warning.
+//! Every warning has its page, and every page its warning; what pages tell to type, show and link to is so.
+
+mod blocks;
+mod commands;
+pub mod fences;
+mod links;
+mod operations;
 
 use std::path::Path;
 

@@ -36,6 +36,7 @@ mod neighbours;
 mod output;
 mod properties;
 mod reconcile;
+mod reference;
 mod start;
 mod support;
 mod top;

@@ -328,6 +328,20 @@ async fn a_policy_that_is_made_anew_does_not_get_the_status_of_the_one_before() 
 }
 
 #[tokio::test]
+async fn a_policy_that_got_a_label_meanwhile_gets_its_status_all_the_same() {
+    let fake = fake_with(&["web"]);
+    let label = |state: &mut crate::fake::State| {
+        let mut labelled = state.find(POLICIES, "web").unwrap().clone();
+        labelled["metadata"]["labels"] = json!({"team": "shop"});
+        state.put(POLICIES, labelled);
+    };
+    fake.fault("status resiliences/web", Fault::Before(Box::new(label)));
+    let _operator = Operator::start(&fake);
+    until_programmed(&fake, "web").await;
+    assert_eq!(fake.get(POLICIES, "web").unwrap()["metadata"]["labels"], json!({"team": "shop"}));
+}
+
+#[tokio::test]
 async fn killed_between_its_rule_and_its_routes_the_next_start_writes_what_is_missing() {
     let fake = fake_with(&["web"]);
     fake.fault("create virtualservices/web", Fault::Hang);

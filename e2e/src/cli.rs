@@ -51,6 +51,8 @@ enum Task {
     },
     /// What the shipped binary is made of, as a list in JSON for other tools
     Sbom,
+    /// The documentation as a book, in target/book
+    Book,
     /// Everything that can be wrong: format, lints, unit tests, then scenarios on a lab
     Test,
     /// Run scenarios by name, or list them
@@ -159,6 +161,10 @@ pub fn main() -> Result<ExitCode> {
         Task::Demo { picture } => demo::run(&Checkout::find()?, picture.as_deref()).map(|()| ExitCode::SUCCESS),
         Task::Sbom => {
             println!("{}", supply::sbom(&Checkout::find()?, &Report::new())?.display());
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Book => {
+            println!("{}", supply::book(&Checkout::find()?, &Report::new())?.join("index.html").display());
             Ok(ExitCode::SUCCESS)
         }
         Task::Test => suite::run(&Checkout::find()?),
@@ -296,4 +302,38 @@ fn examine() -> Result<ExitCode> {
     text += if fit { "this machine can run the lab\n" } else { "this machine cannot run the lab yet\n" };
     show(&text)?;
     Ok(if fit { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fences;
+
+    #[test]
+    fn every_command_of_the_lab_on_a_page_is_one_that_it_takes() {
+        let checkout = Checkout::find().unwrap();
+        let (mut faults, mut count) = (Vec::new(), 0);
+        for page in fences::pages(checkout.root()) {
+            let text = fs::read_to_string(&page).unwrap();
+            for fences::Command { line, words } in fences::commands(&text, &["cargo lab"]) {
+                count += 1;
+                let words = words[1..].iter().map(|word| fences::filled(word));
+                let fault = match Cli::try_parse_from(words).map(|cli| cli.command) {
+                    Ok(Task::Scenario { names }) => {
+                        let known = |name: &String| {
+                            let mut all = scenarios::ON_THE_LAB.iter().chain(scenarios::OF_THE_LAB);
+                            name == "name" || all.any(|scenario| scenario.name == name)
+                        };
+                        let unknown = names.into_iter().find(|name| !known(name));
+                        unknown.map(|name| format!("no scenario is called {name}"))
+                    }
+                    Ok(_) => None,
+                    Err(error) => Some(error.to_string()),
+                };
+                faults.extend(fault.map(|fault| format!("{}:{line}: {fault}", page.display())));
+            }
+        }
+        assert!(faults.is_empty(), "{}", faults.join("\n"));
+        assert!(count > 30, "only {count} commands were found");
+    }
 }

@@ -22,6 +22,10 @@ pub mod daemons;
 pub mod demo;
 pub mod doctor;
 pub mod envoy;
+// How pages are read is written once, beside the tests of the other commands that they tell.
+#[cfg(test)]
+#[path = "../../tests/docs/fences.rs"]
+mod fences;
 pub mod fortio;
 pub mod helm;
 pub mod image;
@@ -36,6 +40,7 @@ pub mod operator;
 pub mod oracle;
 pub mod parts;
 pub mod pki;
+pub mod prometheus;
 pub mod replicas;
 pub mod report;
 pub mod run;
@@ -43,6 +48,7 @@ pub mod sandbox;
 pub mod scenarios;
 pub mod suite;
 pub mod supply;
+pub mod svg;
 pub mod wait;
 pub mod workloads;
 

@@ -71,6 +71,15 @@ const GO_PARTS: &[GoPart] = &[
 /// Istio's own verdicts, for those who ask (`crate::oracle`): no part of a lab.
 const ORACLE: GoPart = GoPart { name: "oracle", packages: &["."], tags: "vtprotobuf,disable_pgv", cgo: false };
 
+/// Prometheus and its tool, for those who ask (`crate::prometheus`): no part of a lab. Without service discovery,
+/// whose clients of clouds are most of it.
+const PROMETHEUS: GoPart = GoPart {
+    name: "prometheus",
+    packages: &["github.com/prometheus/prometheus/cmd/prometheus", "github.com/prometheus/prometheus/cmd/promtool"],
+    tags: "remove_all_sd,netgo",
+    cgo: false,
+};
+
 /// What a control plane without a node is made of.
 const CONTROL_PLANE: &[&str] = &["etcd", "kubernetes"];
 
@@ -241,6 +250,14 @@ const GITOPS: GoPart = GoPart { name: "gitops", packages: &["."], tags: "", cgo:
 /// What Go says.
 pub fn gitops(checkout: &Checkout, cache: &Cache, report: &Report) -> Result<PathBuf> {
     GITOPS.get(&checkout.e2e().join("gitops"), cache, &go_version()?, None, report)
+}
+
+/// Finds or builds Prometheus and promtool.
+///
+/// # Errors
+/// What Go says.
+pub fn prometheus(checkout: &Checkout, cache: &Cache, report: &Report) -> Result<PathBuf> {
+    PROMETHEUS.get(&checkout.e2e().join("parts/prometheus"), cache, &go_version()?, None, report)
 }
 
 /// fortio alone, without a lab.

@@ -34,6 +34,7 @@ pub mod limits;
 pub mod load;
 pub mod log_level;
 pub mod merge;
+pub mod monitoring;
 pub mod namespaced;
 pub mod neighbours;
 pub mod raw_sample;
@@ -118,6 +119,8 @@ pub const ON_THE_LAB: &[Scenario] = &[
     Scenario { name: "verify_passes_on_the_other_samples", run: verify::passes_on_the_other_samples },
     Scenario { name: "verify_fails_with_the_right_sentence", run: verify::fails_with_the_right_sentence },
     Scenario { name: "verify_stops_on_each_guard_and_leaves_nothing", run: verify::stops_on_each_guard },
+    Scenario { name: "rules_and_metrics_stand_before_promtool", run: monitoring::stands_before_promtool },
+    Scenario { name: "an_incident_is_told_by_rules_alerts_and_dashboard", run: monitoring::tells_the_incident },
     Scenario { name: "the_chart_gives_what_kustomize_gives", run: chart::gives_what_kustomize_gives },
     Scenario { name: "helm_upgrades_and_uninstalls_without_a_lost_call", run: helm::upgrades_and_uninstalls },
     Scenario { name: "who_leaves_keeps_the_rules_or_has_them_removed", run: leaving::keeps_or_removes },

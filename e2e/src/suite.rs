@@ -56,6 +56,13 @@ pub fn run(checkout: &Checkout) -> Result<ExitCode> {
     });
     report.note("advisories are not asked for here: `cargo deny check advisories` needs the way to their repository");
     stages.push(supplied);
+    stages.push(timed("book", &report, || match supply::book(checkout, &report) {
+        Ok(_) => (1, 0),
+        Err(error) => {
+            report.failed("the documentation as a book", &error);
+            (0, 1)
+        }
+    }));
     let options = Options { operator: true, control_plane: false };
     let begun = Instant::now();
     let (lab, started) = match Lab::up(checkout, options, &report) {

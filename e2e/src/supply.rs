@@ -1,5 +1,8 @@
-//! What the shipped binary is made of. In: a checkout. Out: whether its dependencies are ones that `deny.toml`
-//! allows, and a list of them as `CycloneDX` has it; by cargo's own plug-ins, built from their registry into the cache.
+//! What the shipped binary is made of, and its book. In: a checkout. Out: whether its dependencies are ones that
+//! `deny.toml` allows, a list of them as `CycloneDX` has it, and `docs/` as pages; by tools of cargo's registry,
+//! built into the cache.
+
+mod pages;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,9 +17,18 @@ use crate::checkout::Checkout;
 use crate::report::Report;
 use crate::run::{cargo, check};
 
-/// Built with the lock file that each was released with.
-const DENY: (&str, &str) = ("cargo-deny", "0.20.2");
-const CYCLONEDX: (&str, &str) = ("cargo-cyclonedx", "0.5.9");
+/// A program of cargo's registry, built with the lock file that it was released with.
+struct Tool {
+    name: &'static str,
+    version: &'static str,
+    /// What of it is built; none: what it builds by default.
+    features: &'static [&'static str],
+}
+
+const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2", features: &[] };
+const CYCLONEDX: Tool = Tool { name: "cargo-cyclonedx", version: "0.5.9", features: &[] };
+/// Without its server and its watching of files: half as much to build.
+const MDBOOK: Tool = Tool { name: "mdbook", version: "0.5.4", features: &["search"] };
 
 /// What is shipped.
 const PACKAGE: &str = "resilience-operator";
@@ -32,15 +44,18 @@ const TREE: &[&str] = &[
     "e2e/bench/src/main.rs",
 ];
 
-/// The program of a plug-in.
-fn tool(checkout: &Checkout, (name, version): (&str, &str), report: &Report) -> Result<PathBuf> {
-    let key = Key::new(name).with(version);
+/// Where a tool lies, built if it is not there yet.
+fn tool(checkout: &Checkout, Tool { name, version, features }: Tool, report: &Report) -> Result<PathBuf> {
+    let key = features.iter().fold(Key::new(name).with(version), Key::with);
     let cache = Cache::open()?;
     let place = cache.path("tools", name, &key);
     let build = || {
         cache.get("tools", name, &key, |folder| {
             let mut install = cargo(checkout.root());
             install.args(["install", "--locked", "--quiet", "--no-track", "--version", &format!("={version}")]);
+            if !features.is_empty() {
+                install.args(["--no-default-features", "--features", &features.join(",")]);
+            }
             check(install.arg("--root").arg(folder).arg(name)).with_context(|| format!("{name} does not build"))?;
             Ok(())
         })
@@ -89,6 +104,21 @@ pub fn sbom(checkout: &Checkout, report: &Report) -> Result<PathBuf> {
     names_what_is_built(&list, &built(checkout, &target)?, &locked(checkout)?)?;
     let place = checkout.root().join("target/sbom").join(format!("{PACKAGE}.cdx.json"));
     put(&place, text.as_bytes())?;
+    Ok(place)
+}
+
+/// Makes pages of `docs/`, as `book.toml` says, in a folder of their own, and gives it. Each link of them leads
+/// somewhere, and each page is there; that the same links do so as the files stand is `tests/docs.rs`.
+///
+/// # Errors
+/// When it cannot be made, or a link leads nowhere.
+pub fn book(checkout: &Checkout, report: &Report) -> Result<PathBuf> {
+    let program = tool(checkout, MDBOOK, report)?;
+    let place = checkout.root().join("target/book");
+    let mut command = Command::new(program);
+    check(command.args(["build", "--dest-dir"]).arg(&place).arg(checkout.root())).context("the book is not made")?;
+    let broken = pages::broken_links(&place)?;
+    ensure!(broken.is_empty(), "the book has links that lead nowhere:\n{}", broken.join("\n"));
     Ok(place)
 }
 

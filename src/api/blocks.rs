@@ -83,23 +83,27 @@ pub struct Limits {
 )]
 pub struct PerClientLimits {
     /// Connections that a client proxy opens. Queues, does not refuse: set pendingRequests to bound
-    /// the queue. A proxy always opens at least one per worker thread and endpoint.
+    /// the queue. A proxy always opens at least one per worker thread and endpoint. Envoy:
+    /// `circuit_breakers.thresholds.max_connections`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_147_483_647))]
     pub connections: Option<i32>,
-    /// Requests that wait for a connection, HTTP/1 and HTTP/2. One more is answered 503 at once.
+    /// Requests that wait for a connection, HTTP/1 and HTTP/2. One more is answered 503 at once. Envoy:
+    /// `circuit_breakers.thresholds.max_pending_requests`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_147_483_647))]
     pub pending_requests: Option<i32>,
-    /// Requests under way, HTTP/1 and HTTP/2. One more is answered 503 at once.
+    /// Requests under way, HTTP/1 and HTTP/2. One more is answered 503 at once. Envoy:
+    /// `circuit_breakers.thresholds.max_requests`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_147_483_647))]
     pub active_requests: Option<i32>,
-    /// Requests that one connection carries before it is closed; 1 switches keep-alive off.
+    /// Requests that one connection carries before it is closed; 1 switches keep-alive off. Envoy:
+    /// `common_http_protocol_options.max_requests_per_connection`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_147_483_647))]
     pub requests_per_connection: Option<i32>,
-    /// Retries under way at a time.
+    /// Retries under way at a time. Envoy: `circuit_breakers.thresholds.max_retries`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_147_483_647))]
     pub concurrent_retries: Option<i32>,
@@ -117,20 +121,23 @@ pub struct PerServerLimits {
     /// Whether a server's own proxy limits at all.
     pub mode: ServerMode,
     /// Connections that a server proxy opens to its application; over HTTP surplus requests wait for one, a
-    /// surplus TCP connection is closed. Unset: not limited.
+    /// surplus TCP connection is closed. Unset: not limited. Envoy:
+    /// `circuit_breakers.thresholds.max_connections` of the inbound cluster, as of all four.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_147_483_647))]
     pub connections: Option<i32>,
     /// Requests that wait for a connection to the application. One more is answered 503 at once. Unset:
-    /// not limited.
+    /// not limited. Envoy: `circuit_breakers.thresholds.max_pending_requests`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_147_483_647))]
     pub pending_requests: Option<i32>,
-    /// Requests under way in the application. One more is answered 503 at once. Unset: not limited.
+    /// Requests under way in the application. One more is answered 503 at once. Unset: not limited. Envoy:
+    /// `circuit_breakers.thresholds.max_requests`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_147_483_647))]
     pub active_requests: Option<i32>,
     /// Requests that one connection to the application carries before it is closed. Unset: not limited.
+    /// Envoy: `common_http_protocol_options.max_requests_per_connection`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_147_483_647))]
     pub requests_per_connection: Option<i32>,
@@ -162,32 +169,37 @@ impl ServerMode {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Ejection {
     /// Answers 500 to 599 in a row that eject an endpoint; connection failures count as well,
-    /// unless consecutiveLocalOrigin is set. 0 or unset: off.
+    /// unless consecutiveLocalOrigin is set. 0 or unset: off. Envoy: `outlier_detection.consecutive_5xx`.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "consecutive5xx")]
     #[schemars(range(min = 0, max = 2_147_483_647))]
     pub consecutive_5xx: Option<u32>,
-    /// Answers 502, 503 or 504 in a row that eject an endpoint. 0 or unset: off.
+    /// Answers 502, 503 or 504 in a row that eject an endpoint. 0 or unset: off. Envoy:
+    /// `outlier_detection.consecutive_gateway_failure`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 2_147_483_647))]
     pub consecutive_gateway: Option<u32>,
     /// Failures of the client proxy's own (connect, reset, timeout) in a row that eject an
-    /// endpoint; counted apart from answers once this is set.
+    /// endpoint; counted apart from answers once this is set. Envoy:
+    /// `outlier_detection.consecutive_local_origin_failure`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_147_483_647))]
     pub consecutive_local_origin: Option<u32>,
-    /// How often ejected endpoints are looked at. Unset: 10s.
+    /// How often ejected endpoints are looked at. Unset: 10s. Envoy: `outlier_detection.interval`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Duration>,
-    /// Length of the first ejection; the n-th takes n times as long. Unset: 30s.
+    /// Length of the first ejection; the n-th takes n times as long. Unset: 30s. Envoy:
+    /// `outlier_detection.base_ejection_time`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_time: Option<Duration>,
     /// Share of the endpoints that may be out at a time; rounded down, so 10 of 3 endpoints ejects
-    /// none. Unset: 50 up to 3 endpoints, 25 from 4, 10 from 10.
+    /// none. Unset: 50 up to 3 endpoints, 25 from 4, 10 from 10. Envoy:
+    /// `outlier_detection.max_ejection_percent`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub max_percent: Option<u32>,
     /// Below this share of endpoints in rotation a proxy distrusts its ejections and sends to all again.
-    /// Above 0 it also keeps endpoints that are not ready from the proxies. Unset or 0: never.
+    /// Above 0 it also keeps endpoints that are not ready from the proxies. Unset or 0: never. Envoy:
+    /// `common_lb_config.healthy_panic_threshold`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub min_healthy_percent: Option<u32>,
@@ -198,7 +210,9 @@ pub struct Ejection {
     pub locality_failover: Option<LocalityFailover>,
 }
 
-/// What becomes of Istio's locality failover, which ejection switches on.
+/// What becomes of Istio's locality failover, which ejection switches on: calls stay in the caller's zone while
+/// endpoints there are well. Unset: as `Inherit`, with a warning where it matters. Envoy:
+/// `load_assignment.endpoints.priority`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum LocalityFailover {
     /// As the mesh has it.
@@ -223,17 +237,20 @@ impl LocalityFailover {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = ("has(self.connect) || has(self.request) || has(self.idle) || has(self.lifetime)", "is empty: set connect, request, idle or lifetime, or leave timeouts out"))]
 pub struct Timeouts {
-    /// Opening a connection to an endpoint.
+    /// Opening a connection to an endpoint. Unset: the mesh's, which is 10s unless somebody changed it.
+    /// Envoy: `connect_timeout`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connect: Option<Duration>,
-    /// A whole call, with all its tries. HTTP ports only.
+    /// A whole call, with all its tries. HTTP ports only. Unset: it may take for ever. Envoy: `route.timeout`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<Duration>,
-    /// A connection without requests, or of TCP without bytes, is closed after it. Unset: Envoy's 1h.
+    /// A connection without requests, or of TCP without bytes, is closed after it. Unset: Envoy's 1h. Envoy:
+    /// `common_http_protocol_options.idle_timeout`, of TCP `tcp_proxy.idle_timeout`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle: Option<Duration>,
     /// A connection takes no more requests after it and is closed when the last has ended; of TCP it is
-    /// closed at once. Unset: never.
+    /// closed at once. Unset: never. Envoy: `common_http_protocol_options.max_connection_duration`, of TCP
+    /// `tcp_proxy.max_downstream_connection_duration`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifetime: Option<Duration>,
 }
@@ -245,27 +262,31 @@ pub struct Timeouts {
     validation = ("!has(self.attempts) || self.attempts > 0 || (!has(self.retryOn) && !has(self.statusCodes) && !has(self.methods) && !has(self.perTryTimeout) && !has(self.backoff) && !has(self.budget))", "attempts 0 switches retries off: leave out retryOn, statusCodes, methods, perTryTimeout, backoff and budget"),
 )]
 pub struct Retries {
-    /// Tries after the first. 0: none, also not Istio's own two. Required in `spec.retries`.
+    /// Tries after the first. 0: none, also not Istio's own two. Required in `spec.retries`. Envoy:
+    /// `retry_policy.num_retries`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 10))]
     pub attempts: Option<i32>,
-    /// What counts as failed and is tried again. Unset: `ConnectFailure` and `RefusedStream`.
+    /// What counts as failed and is tried again. Unset: `ConnectFailure` and `RefusedStream`. Envoy:
+    /// `retry_policy.retry_on`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "retry_on_schema")]
     pub retry_on: Option<Vec<RetryOn>>,
-    /// Answers that are tried again besides, by status code.
+    /// Answers that are tried again besides, by status code. Envoy: `retry_policy.retriable_status_codes`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "status_codes_schema")]
     pub status_codes: Option<Vec<u16>>,
-    /// Methods that are tried again; a call with another one never is. Unset: all.
+    /// Methods that are tried again; a call with another one never is. Unset: all. Envoy: a route of its own,
+    /// by the header `:method`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "methods_schema")]
     pub methods: Option<Vec<Method>>,
-    /// How long one try may take. Tried again only if retryOn has `Reset`, `5xx` or `GatewayError`.
+    /// How long one try may take. Tried again only if retryOn has `Reset`, `5xx` or `GatewayError`. Unset: as
+    /// long as the call. Envoy: `retry_policy.per_try_timeout`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_try_timeout: Option<Duration>,
     /// Longest wait before the first retry; the wait is drawn at random below it, which doubles with each
-    /// retry up to ten times as much. Unset: 25ms.
+    /// retry up to ten times as much. Unset: 25ms. Envoy: `retry_policy.retry_back_off.base_interval`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backoff: Option<Duration>,
     /// Retries under way at a time, as a share of the calls under way. For all ports, and not together
@@ -278,10 +299,11 @@ pub struct Retries {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RetryBudget {
-    /// Of the calls under way, waiting ones included.
+    /// Of the calls under way, waiting ones included. Envoy:
+    /// `circuit_breakers.thresholds.retry_budget.budget_percent`.
     #[schemars(range(min = 1, max = 100))]
     pub percent: u32,
-    /// Allowed in any case. Unset: 3.
+    /// Allowed in any case. Unset: 3. Envoy: `circuit_breakers.thresholds.retry_budget.min_retry_concurrency`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_147_483_647))]
     pub min_concurrency: Option<u32>,

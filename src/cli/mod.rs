@@ -102,11 +102,17 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// The command line as it is declared: every subcommand with its arguments and their words.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// As `kubectl-resilience` the program is a plugin, and its help speaks of `kubectl resilience`.
 fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
     let called = args.first().map(PathBuf::from).unwrap_or_default();
     let plugin = called.file_stem().is_some_and(|stem| stem.to_string_lossy().starts_with("kubectl-"));
-    let command = if plugin { Cli::command().bin_name("kubectl resilience") } else { Cli::command() };
+    let command = if plugin { command().bin_name("kubectl resilience") } else { command() };
     Cli::from_arg_matches(&command.try_get_matches_from(args)?)
 }
 

@@ -4,6 +4,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
     Api,
     api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions},
@@ -35,6 +36,9 @@ const FIELD_MANAGER_CONFLICT: &str = "FieldManagerConflict";
 
 /// A resource version that no object has ever had; see [`Calls::create`].
 const NEVER: &str = "1";
+
+/// So often is a status put on a policy whose labels and the like change all the while. Then with backoff.
+const STATUS_TRIES: u32 = 4;
 
 /// The API server, as reconciles use it.
 #[derive(Clone)]
@@ -322,67 +326,76 @@ impl Calls {
         Ok(found.items.into_iter().find(|object| object.metadata.name.as_deref() == Some(name)))
     }
 
-    /// Puts a status on the object of that `resourceVersion`: of a status the API server takes whatever uid it is
-    /// told (M83), and a policy that was made anew under its name would get the status of the one before. Ours are
-    /// all fields of it that are not named in `status`, so they go. Gives the object as it is then; `None` if it is
-    /// gone or has changed.
+    /// Puts a status on the policy that was read with `of`. Ours are all fields of it that are not named in
+    /// `status`, so they go. Gives the object as it is then; `None` if it is gone, or is not what it was, of which
+    /// the event is on its way.
     pub async fn status(
         &self,
-        namespace: &str,
-        name: &str,
-        version: &str,
+        of: &ObjectMeta,
         status: &Value,
     ) -> Result<Option<DeserializeGuard<Resilience>>, CallError> {
-        let body = json!({
-            "apiVersion": names::API_VERSION,
-            "kind": names::KIND,
-            "metadata": {"name": name, "namespace": namespace, "resourceVersion": version},
-            "status": status,
-        });
         let how = PatchParams::apply(names::FIELD_MANAGER).force().validation_strict();
-        self.write_status(namespace, name, &how, &Patch::Apply(&body)).await
+        let patch = |version: &str| {
+            Patch::Apply(json!({
+                "apiVersion": names::API_VERSION,
+                "kind": names::KIND,
+                "metadata": {"name": of.name, "namespace": of.namespace, "resourceVersion": version},
+                "status": status,
+            }))
+        };
+        self.write_status(of, &how, patch).await
     }
 
     /// Merges into the status of an object that we cannot read, and which an apply could not either.
-    pub async fn raw_status(
-        &self,
-        namespace: &str,
-        name: &str,
-        version: &str,
-        status: &Value,
-    ) -> Result<(), CallError> {
-        let body = json!({"metadata": {"resourceVersion": version}, "status": status});
+    pub async fn raw_status(&self, of: &ObjectMeta, status: &Value) -> Result<(), CallError> {
         let how = PatchParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        self.write_status(namespace, name, &how, &Patch::Merge(&body)).await.map(drop)
+        let patch = |version: &str| Patch::Merge(json!({"metadata": {"resourceVersion": version}, "status": status}));
+        self.write_status(of, &how, patch).await.map(drop)
     }
 
+    /// Writes to the very version that was read: of a status the API server takes whatever uid it is told (M83), and
+    /// a policy that was made anew under its name would get the status of the one before. A version that differs in
+    /// labels and the like alone, of which nobody is told, is as good.
     async fn write_status(
         &self,
-        namespace: &str,
-        name: &str,
+        of: &ObjectMeta,
         how: &PatchParams,
-        patch: &Patch<&Value>,
+        patch: impl Fn(&str) -> Patch<Value>,
     ) -> Result<Option<DeserializeGuard<Resilience>>, CallError> {
+        let (namespace, name) = (of.namespace.as_deref().unwrap_or_default(), of.name.as_deref().unwrap_or_default());
         let api: Api<DeserializeGuard<Resilience>> = Api::namespaced(self.writer.client().clone(), namespace);
-        let called = called("the status of Resilience", namespace, name);
-        match self.within("write", called, api.patch_status(name, how, patch)).await {
-            Ok(answer) => {
-                self.metrics.wrote(STATUS, "apply");
-                Ok(Some(answer))
+        let mut version = of.resource_version.clone().unwrap_or_default();
+        for tries_left in (0..STATUS_TRIES).rev() {
+            let called = called("the status of Resilience", namespace, name);
+            match self.within("write", called, api.patch_status(name, how, &patch(&version))).await {
+                Ok(answer) => {
+                    self.metrics.wrote(STATUS, "apply");
+                    return Ok(Some(answer));
+                }
+                Err(error) if error.verdict() == Verdict::Gone => return Ok(None),
+                Err(error) if error.verdict() == Verdict::Changed && tries_left > 0 => {}
+                Err(error) => return Err(error),
             }
-            // The event of that is on its way.
-            Err(error) if matches!(error.verdict(), Verdict::Gone | Verdict::Changed) => Ok(None),
-            Err(error) => Err(error),
+            let now = self.meta_of_policy(namespace, name).await?;
+            match now.filter(|now| now.uid == of.uid && now.generation == of.generation) {
+                None => return Ok(None),
+                Some(now) => version = now.resource_version.unwrap_or_default(),
+            }
         }
+        Ok(None)
     }
 
     /// The policy of that name as it is now, and not as a cache has it: its uid, if it is there.
     pub async fn uid_of_policy(&self, namespace: &str, name: &str) -> Result<Option<String>, CallError> {
+        Ok(self.meta_of_policy(namespace, name).await?.and_then(|meta| meta.uid))
+    }
+
+    async fn meta_of_policy(&self, namespace: &str, name: &str) -> Result<Option<ObjectMeta>, CallError> {
         let api = self.policies(namespace);
         let call = api.get_metadata_opt(name);
         let found: Option<PartialObjectMeta<Resilience>> =
             self.within("read", called("Resilience", namespace, name), call).await?;
-        Ok(found.and_then(|policy| policy.metadata.uid))
+        Ok(found.map(|policy| policy.metadata))
     }
 
     /// The policy of that name as JSON, for one that is not of our types.
@@ -464,7 +477,7 @@ mod tests {
     async fn a_call_takes_no_longer_than_the_term() {
         let (term, begun) = (Term::to_be_elected(), Instant::now());
         term.renew(begun + Duration::from_secs(1), begun + Duration::from_secs(4));
-        let error = calls(&term).status("ns", "a", "1", &json!({})).await.unwrap_err();
+        let error = calls(&term).status(&ObjectMeta::default(), &json!({})).await.unwrap_err();
         assert!(matches!(error.cause, Cause::Timeout(_)), "{error}");
         assert_eq!(begun.elapsed().as_secs(), 4);
         assert_eq!(error.verdict(), Verdict::Unavailable);

@@ -72,8 +72,7 @@ fn namespace(resilience: &Resilience) -> String {
 /// Ours alone: what others report is left out of the apply, so it stays theirs.
 async fn write_status(hands: &Hands, resilience: &Resilience, status: ResilienceStatus) -> Result<(), CallError> {
     let status = serde_json::to_value(status::ours(status)).unwrap_or_default();
-    let version = resilience.resource_version().unwrap_or_default();
-    let answer = hands.calls.status(&namespace(resilience), &resilience.name_any(), &version, &status).await?;
+    let answer = hands.calls.status(&resilience.metadata, &status).await?;
     if let Some(answer) = answer {
         // The next reconcile compares with this one, even before the watch has it.
         hands.world.policies.put(world::policy(answer)).iter().for_each(|delta| (hands.edited)(delta));
@@ -106,8 +105,7 @@ pub async fn report_unreadable(
             // A merge leaves alone what it does not name.
             status.entry("warnings").or_insert_with(|| json!(null));
         }
-        let version = stand_in.resource_version().unwrap_or_default();
-        if let Err(error) = context.hands.calls.raw_status(namespace, name, &version, &status).await {
+        if let Err(error) = context.hands.calls.raw_status(&stand_in.metadata, &status).await {
             tracing::warn!(namespace, name, %error, "the fault of an unreadable object is told by event only");
         }
     }

@@ -110,7 +110,7 @@ impl Watch {
             port: target.port,
             subset: Some(target.subset.clone()).filter(|subset| !subset.is_empty()),
             client: proxy.clone(),
-            states: states(since.as_ref(), &refused, !ejected.is_empty()),
+            states: states(since.as_ref(), &refused, &ejected, cluster),
             requests_per_s,
             active_requests: of_limit(active, "max_requests"),
             pending_requests: of_limit(pending, "max_pending_requests"),
@@ -177,13 +177,15 @@ fn refused(since: Option<&Since<'_>>, cluster: &Cluster, sent: Option<u64>) -> R
     }
 }
 
-fn states(since: Option<&Since<'_>>, refused: &Refused, ejecting: bool) -> Vec<State> {
+fn states(since: Option<&Since<'_>>, refused: &Refused, ejected: &[Ejected], cluster: &Cluster) -> Vec<State> {
     let above_zero = |rate: Option<f64>| rate.is_some_and(|rate| rate > 0.0);
     let mut limits = refused.by_cause.iter().filter(|line| line.cause.is_limit());
-    let panics = since.and_then(|since| since.added("lb_healthy_panic")).is_some_and(|added| added > 0);
+    // Of no endpoint at all Envoy counts it as well, and sends nothing.
+    let panics = !cluster.endpoints.is_empty()
+        && since.and_then(|since| since.added("lb_healthy_panic")).is_some_and(|added| added > 0);
     let does = [
         (limits.clone().any(|line| above_zero(line.per_s)), State::Limiting),
-        (ejecting, State::Ejecting),
+        (!ejected.is_empty(), State::Ejecting),
         (panics, State::Panic),
     ];
     let mut states: Vec<State> = does.into_iter().filter(|(is_so, _)| *is_so).map(|(_, state)| state).collect();

@@ -8,6 +8,7 @@ use super::contenders::Contender;
 use super::filled::{Changes, Churn, Drift, One, Percentiles, Restart};
 use super::offline::{Image, Pure, Render};
 use super::storm::Round;
+use crate::svg;
 
 /// All of a run. What was not asked for is empty.
 #[derive(Debug, Default, Serialize)]
@@ -267,12 +268,11 @@ impl Found {
                 y += STEP;
             }
         }
-        format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 860 {:.0}\" font-family=\"sans-serif\" font-size=\"14\" role=\"img\" \
-             aria-label=\"How near each contender comes to the bare writer\">\n<rect width=\"860\" height=\"{:.0}\" fill=\"#ffffff\"/>\n\
-             <text x=\"20\" y=\"32\" font-size=\"17\" font-weight=\"bold\">Policies programmed a second, to the bare writer of the same round</text>\n{bars}</svg>\n",
-            y + 10.0,
-            y + 10.0
+        svg::sheet(
+            "Policies programmed a second, to the bare writer of the same round",
+            "How near each contender comes to the bare writer",
+            (y + 10.0).round(),
+            &bars,
         )
     }
 }

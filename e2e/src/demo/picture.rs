@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::measure::{Row, percent};
+use crate::svg;
 
 const LEFT: f64 = 190.0;
 const BAR: f64 = 560.0;
@@ -23,34 +24,25 @@ const KINDS: [Kind; 4] = [
 #[expect(clippy::cast_precision_loss, reason = "a handful of rows")]
 pub(super) fn draw(rows: &[Row]) -> String {
     let height = TOP + STEP * rows.len() as f64 + 16.0;
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 860 {height}\" font-family=\"sans-serif\" font-size=\"14\" role=\"img\" \
-         aria-label=\"What callers got at each step of the demo\">\n<rect width=\"860\" height=\"{height}\" fill=\"#ffffff\"/>\n\
-         <text x=\"20\" y=\"28\" font-size=\"17\" font-weight=\"bold\">What callers got, step by step (from a real run of cargo lab demo)</text>\n"
-    );
-    let mut x = 20.0;
-    for (name, colour, _) in KINDS {
-        let _ = writeln!(
-            svg,
-            "<rect x=\"{x}\" y=\"42\" width=\"14\" height=\"14\" fill=\"{colour}\"/><text x=\"{}\" y=\"54\">{name}</text>",
-            x + 20.0
-        );
-        x += 48.0 + 7.4 * name.len() as f64;
-    }
+    let mut drawn = svg::legend(KINDS.map(|(name, colour, _)| (name, colour)), (20.0, 42.0));
     for (index, row) in rows.iter().enumerate() {
-        bar(&mut svg, row, TOP + STEP * index as f64);
+        bar(&mut drawn, row, TOP + STEP * index as f64);
     }
-    svg.push_str("</svg>\n");
-    svg
+    svg::sheet(
+        "What callers got, step by step (from a real run of cargo lab demo)",
+        "What callers got at each step of the demo",
+        height,
+        &drawn,
+    )
 }
 
-fn bar(svg: &mut String, row: &Row, y: f64) {
+fn bar(drawn: &mut String, row: &Row, y: f64) {
     let _ = writeln!(
-        svg,
+        drawn,
         "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>",
         LEFT - 12.0,
         y + 20.0,
-        escape(&row.step)
+        svg::escape(&row.step)
     );
     let mut x = LEFT;
     for (name, colour, count) in KINDS {
@@ -58,13 +50,13 @@ fn bar(svg: &mut String, row: &Row, y: f64) {
         let width = BAR * share / 100.0;
         if share > 0.0 {
             let _ = writeln!(
-                svg,
+                drawn,
                 "<rect x=\"{x:.1}\" y=\"{y}\" width=\"{width:.1}\" height=\"30\" fill=\"{colour}\"><title>{name}: {share:.1} %</title></rect>"
             );
         }
         if share >= 7.0 {
             let _ = writeln!(
-                svg,
+                drawn,
                 "<text x=\"{:.1}\" y=\"{}\" fill=\"#ffffff\" text-anchor=\"middle\">{share:.0} %</text>",
                 x + width / 2.0,
                 y + 20.0
@@ -72,10 +64,6 @@ fn bar(svg: &mut String, row: &Row, y: f64) {
         }
         x += width;
     }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ pub fn names(checkout: &Checkout) -> Result<()> {
         mesh.away.delete(&theirs.to_string())?;
         mesh.is("True", "InEffect")?;
 
-        let broken = mesh.broken();
+        let broken = broken(&mesh.stage.host());
         mesh.away.apply(&broken.to_string())?;
         let said = mesh.is("False", "RefusedByProxy")?;
         let words = format!("Error adding/updating cluster(s) outbound|{PORT}||{}: ", mesh.stage.host());
@@ -121,18 +121,6 @@ impl Mesh<'_> {
         let said = self.is("False", "Lagging")?;
         ensure!(said.contains(&name), "{said}");
         self.stage.until_condition("httpbin", "Ready", "False").map(drop)
-    }
-
-    /// A patch of the cluster that Istio takes, and no Envoy.
-    fn broken(&self) -> Value {
-        json!({
-            "apiVersion": "networking.istio.io/v1alpha3", "kind": "EnvoyFilter", "metadata": {"name": "broken"},
-            "spec": {"configPatches": [{
-                "applyTo": "CLUSTER",
-                "match": {"context": "SIDECAR_OUTBOUND", "cluster": {"service": self.stage.host()}},
-                "patch": {"operation": "MERGE", "value": {"lb_policy": "CLUSTER_PROVIDED"}},
-            }]},
-        })
     }
 
     /// The sidecars of each istiod, by its own list.
@@ -219,13 +207,33 @@ fn set_up(checkout: &Checkout, lab: &Lab) -> Result<()> {
     deploy(lab, &folder.display().to_string())
 }
 
-fn take_away(checkout: &Checkout, lab: &Lab) -> Result<()> {
+/// A patch of a host's clusters that Istio takes, and no Envoy.
+pub(super) fn broken(host: &str) -> Value {
+    json!({
+        "apiVersion": "networking.istio.io/v1alpha3", "kind": "EnvoyFilter", "metadata": {"name": "broken"},
+        "spec": {"configPatches": [{
+            "applyTo": "CLUSTER",
+            "match": {"context": "SIDECAR_OUTBOUND", "cluster": {"service": host}},
+            "patch": {"operation": "MERGE", "value": {"lb_policy": "CLUSTER_PROVIDED"}},
+        }]},
+    })
+}
+
+/// The operator as it was, without the identity.
+///
+/// # Errors
+/// When it does not get available.
+pub(super) fn take_away(checkout: &Checkout, lab: &Lab) -> Result<()> {
     deploy(lab, &checkout.root().join("deploy").display().to_string())?;
     let of_ours = "-l=app.kubernetes.io/name=resilience-operator";
     lab.namespace(ROOT).run(&["delete", "serviceaccounts,roles,rolebindings", of_ours]).map(drop)
 }
 
-fn deploy(lab: &Lab, folder: &str) -> Result<()> {
+/// Applies the operator as this kustomization has it, and waits until it is there.
+///
+/// # Errors
+/// When it is refused, or does not get available.
+pub(super) fn deploy(lab: &Lab, folder: &str) -> Result<()> {
     let system = lab.namespace(operator::NAMESPACE);
     lab.kubectl().run(&["apply", "--server-side", "--force-conflicts", "--field-manager=lab", "-k", folder])?;
     system.rolled_out("deployment", SOON * 2)

@@ -16,8 +16,12 @@ use crate::workloads::{TARGET, add_failing_replica};
 pub const ACTIVE_REQUESTS: u32 = 3;
 /// Callers of the acts that the limit is wide enough for.
 pub const FEW: u32 = 2;
+/// Calls a second of them all.
+const CALMLY: u32 = 20;
 /// Callers of [`Act::Overload`].
 pub const MANY: u32 = 8;
+/// Calls a second of them all: at 50 ms each, five are under way at a time.
+const TOO_OFTEN: u32 = 100;
 /// The workload whose Envoy is the client's.
 pub const CLIENT: &str = "deploy/fortio";
 
@@ -65,17 +69,17 @@ pub fn play_after(
         }))?;
         stage.until_threshold(CLIENT, "max_requests", ACTIVE_REQUESTS.into())?;
 
-        let few = Calls::start(kubectl, "/get", FEW)?;
+        let few = Calls::start(kubectl, "/get", FEW, CALMLY)?;
         until_counted(stage, "calls pass", "upstream_rq_total", |calls| calls > 0)?;
         watch(Act::Calm, stage)?;
         few.stop(kubectl)?;
 
-        let many = Calls::start(kubectl, "/delay/0.05", MANY)?;
+        let many = Calls::too_often(kubectl)?;
         until_counted(stage, "calls are refused", "upstream_rq_active_overflow", |refused| refused > 0)?;
         watch(Act::Overload, stage)?;
         many.stop(kubectl)?;
 
-        let few = Calls::start(kubectl, "/get", FEW)?;
+        let few = Calls::start(kubectl, "/get", FEW, CALMLY)?;
         add_failing_replica(checkout, kubectl)?;
         until_counted(stage, "the failing replica is ejected", EJECTED, |ejected| ejected == 1)?;
         watch(Act::FailingEndpoint, stage)?;
@@ -92,28 +96,46 @@ pub fn play_after(
 const EJECTED: &str = "outlier_detection.ejections_active";
 
 /// Waits until the client's Envoy has counted something for `httpbin`.
-fn until_counted(stage: &Stage<'_>, what: &str, counter: &str, holds: impl Fn(u64) -> bool) -> Result<()> {
+///
+/// # Errors
+/// When it does not in time.
+pub(super) fn until_counted(stage: &Stage<'_>, what: &str, counter: &str, holds: impl Fn(u64) -> bool) -> Result<()> {
     stage.kubectl.until(what, SOON, |kubectl| {
-        let now = Stats::of(kubectl, CLIENT)?.outbound(&stage.host(), PORT, counter);
+        let now = match Stats::of(kubectl, CLIENT) {
+            Ok(stats) => stats.outbound(&stage.host(), PORT, counter),
+            // On a busy machine a proxy may not answer in time.
+            Err(error) => return Ok(Seen::NotYet(format!("{error:#}"))),
+        };
         Ok(if holds(now) { Seen::Done(()) } else { Seen::NotYet(format!("{counter} is {now}")) })
     })
 }
 
 /// Calls that fortio's own server makes until it is told to stop: a `kubectl exec` that is killed leaves its
 /// command running.
-struct Calls(u64);
+pub(super) struct Calls(u64);
 
 impl Calls {
-    fn start(kubectl: &Kubectl, path: &str, callers: u32) -> Result<Self> {
-        // `t=on`: until stopped. To fortio -1 is «as fast as answers come».
-        let query = format!("run?async=on&t=on&qps=-1&c={callers}&uniform=on&url={TARGET}{path}");
+    /// Those of [`Act::Overload`].
+    ///
+    /// # Errors
+    /// When fortio does not start them.
+    pub(super) fn too_often(kubectl: &Kubectl) -> Result<Self> {
+        Self::start(kubectl, "/delay/0.05", MANY, TOO_OFTEN)
+    }
+
+    fn start(kubectl: &Kubectl, path: &str, callers: u32, rate: u32) -> Result<Self> {
+        // `t=on`: until stopped.
+        let query = format!("run?async=on&t=on&qps={rate}&c={callers}&uniform=on&url={TARGET}{path}");
         let answer = ask(kubectl, &query)?;
         let id = answer["RunID"].as_u64().with_context(|| format!("fortio started nothing: {answer}"))?;
         Ok(Self(id))
     }
 
     /// Ends when the last answer has come.
-    fn stop(self, kubectl: &Kubectl) -> Result<()> {
+    ///
+    /// # Errors
+    /// When fortio does not stop them.
+    pub(super) fn stop(self, kubectl: &Kubectl) -> Result<()> {
         let answer = ask(kubectl, &format!("stop?wait=true&runid={}", self.0))?;
         ensure!(answer["Count"] == 1, "fortio did not stop: {answer}");
         Ok(())

@@ -67,6 +67,24 @@ fn a_proxy_that_does_not_count_is_no_peaceful_zero() {
 }
 
 #[test]
+fn where_there_is_no_endpoint_nobody_panics() {
+    let counted = |total| [("lb_healthy_panic", total), ("upstream_cx_none_healthy", total)];
+    let panics = |mut empty: Sample, total: u64, gone: bool| {
+        if gone {
+            empty.clusters.values_mut().for_each(|cluster| cluster.endpoints.clear());
+        }
+        let mut watch = Watch::default();
+        after(&mut watch, 0, empty.clone());
+        empty.clusters.values_mut().for_each(|cluster| {
+            cluster.counted.extend(counted(total).map(|(name, count)| (name.to_owned(), count)));
+        });
+        after(&mut watch, 2, empty).rows[0].states.contains(&State::Panic)
+    };
+    assert!(panics(sample(10, &counted(5)), 9, false));
+    assert!(!panics(sample(10, &counted(5)), 9, true));
+}
+
+#[test]
 fn a_proxy_that_began_to_count_anew_has_no_rate() {
     let mut watch = Watch::default();
     let counted = |total| [("upstream_rq_total", total), ("upstream_rq_pending_overflow", total)];
