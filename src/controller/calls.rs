@@ -477,7 +477,8 @@ mod tests {
     async fn a_call_takes_no_longer_than_the_term() {
         let (term, begun) = (Term::to_be_elected(), Instant::now());
         term.renew(begun + Duration::from_secs(1), begun + Duration::from_secs(4));
-        let error = calls(&term).status(&ObjectMeta::default(), &json!({})).await.unwrap_err();
+        let of = ObjectMeta { name: Some("a".to_owned()), namespace: Some("ns".to_owned()), ..ObjectMeta::default() };
+        let error = calls(&term).status(&of, &json!({})).await.unwrap_err();
         assert!(matches!(error.cause, Cause::Timeout(_)), "{error}");
         assert_eq!(begun.elapsed().as_secs(), 4);
         assert_eq!(error.verdict(), Verdict::Unavailable);
