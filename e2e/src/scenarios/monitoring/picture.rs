@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::dashboard::Panel;
 use super::watch::Watch;
 use crate::prometheus::{INTERVAL, Series};
-use crate::svg::{WIDTH, escape, sheet};
+use crate::svg::{WIDTH, escape, legend, sheet};
 
 /// Panels that are drawn as bars of states.
 const STATES: &str = "State";
@@ -150,9 +150,15 @@ impl Story {
         sheet(
             "The incident, as the dashboard's queries tell it",
             "State of each client, alerts, requests, refused share, saturation and ejected endpoints over the time of an incident",
-            under + 22.0,
-            &format!("{behind}{svg}"),
+            under + 48.0,
+            &format!("{behind}{svg}{}", legend(self.told_states(), (20.0, under + 24.0))),
         )
+    }
+
+    /// Each state that a client was in, with its colour: some last too short for their word to stand in them.
+    fn told_states(&self) -> BTreeMap<&str, &str> {
+        let parts = self.states.iter().flat_map(|bar| &bar.parts);
+        parts.map(|(_, _, what, colour)| (what.as_str(), colour.as_str())).collect()
     }
 
     fn bar(&self, svg: &mut String, bar: &Bar, y: f64) {
