@@ -365,7 +365,8 @@ impl Calls {
         let (namespace, name) = (of.namespace.as_deref().unwrap_or_default(), of.name.as_deref().unwrap_or_default());
         let api: Api<DeserializeGuard<Resilience>> = Api::namespaced(self.writer.client().clone(), namespace);
         let mut version = of.resource_version.clone().unwrap_or_default();
-        for tries_left in (0..STATUS_TRIES).rev() {
+        let mut tries = 1;
+        loop {
             let called = called("the status of Resilience", namespace, name);
             match self.within("write", called, api.patch_status(name, how, &patch(&version))).await {
                 Ok(answer) => {
@@ -373,7 +374,7 @@ impl Calls {
                     return Ok(Some(answer));
                 }
                 Err(error) if error.verdict() == Verdict::Gone => return Ok(None),
-                Err(error) if error.verdict() == Verdict::Changed && tries_left > 0 => {}
+                Err(error) if error.verdict() == Verdict::Changed && tries < STATUS_TRIES => tries += 1,
                 Err(error) => return Err(error),
             }
             let now = self.meta_of_policy(namespace, name).await?;
@@ -382,7 +383,6 @@ impl Calls {
                 Some(now) => version = now.resource_version.unwrap_or_default(),
             }
         }
-        Ok(None)
     }
 
     /// The policy of that name as it is now, and not as a cache has it: its uid, if it is there.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::stage::SOON;
+use super::stage::{SOON, until_condition};
 use crate::audit::{self, Log};
 use crate::cache::Cache;
 use crate::checkout::Checkout;
@@ -19,7 +19,7 @@ use crate::namespace::with_namespace;
 use crate::parts;
 use crate::report::Report;
 use crate::run::{check_with_input, finish_with_input};
-use crate::wait::{self, Seen};
+use crate::wait;
 
 /// What kstatus and the health check for Argo CD make of an object.
 #[derive(Debug, Deserialize)]
@@ -85,20 +85,6 @@ fn apply_as(kubectl: &Kubectl, applier: &str, object: &Value) -> Result<()> {
     check_with_input(&mut kubectl.command(&args)?, &object.to_string()).map(drop)
 }
 
-/// Waits until the policy's newest generation is told of, and this holds.
-fn until(kubectl: &Kubectl, name: &str, condition: &str, status: &str) -> Result<Value> {
-    kubectl.until(&format!("{condition} of {name} is {status}"), SOON, |kubectl| {
-        let object = kubectl.json(&["get", "resilience", name])?;
-        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        let holds = conditions.iter().any(|one| {
-            one["type"] == condition
-                && one["status"] == status
-                && one["observedGeneration"] == object["metadata"]["generation"]
-        });
-        Ok(if holds { Seen::Done(object) } else { Seen::NotYet(object["status"].to_string()) })
-    })
-}
-
 /// Each state of a policy, as it is on a real API server, gets the right word from both.
 ///
 /// # Errors
@@ -115,12 +101,12 @@ pub fn judges_agree(checkout: &Checkout) -> Result<()> {
         judges.agree("not looked at yet", &serde_json::from_str(&created)?, "InProgress", "Progressing")?;
         judges.agree(
             "without its Service",
-            &until(kubectl, "shop", "Accepted", "False")?,
+            &until_condition(kubectl, "shop", "Accepted", "False")?,
             "InProgress",
             "Progressing",
         )?;
         kubectl.apply(&service("shop"))?;
-        let ready = until(kubectl, "shop", "Ready", "True")?;
+        let ready = until_condition(kubectl, "shop", "Ready", "True")?;
         judges.agree("as the spec says", &ready, "Current", "Healthy")?;
         let mut edited = ready.clone();
         edited["metadata"]["generation"] = json!(ready["metadata"]["generation"].as_i64().unwrap_or_default() + 1);
@@ -133,14 +119,14 @@ pub fn judges_agree(checkout: &Checkout) -> Result<()> {
         apply_as(kubectl, APPLIERS[0], &second)?;
         judges.agree(
             "somebody else has the host",
-            &until(kubectl, "second", "Stalled", "True")?,
+            &until_condition(kubectl, "second", "Stalled", "True")?,
             "Failed",
             "Degraded",
         )?;
         let faulty = json!({"ports": [{"port": 81, "timeouts": {"request": "1s"}}]});
         kubectl.apply(&service("faulty"))?;
         apply_as(kubectl, APPLIERS[0], &in_git("faulty", &faulty))?;
-        judges.agree("with a fault", &until(kubectl, "faulty", "Stalled", "True")?, "Failed", "Degraded")?;
+        judges.agree("with a fault", &until_condition(kubectl, "faulty", "Stalled", "True")?, "Failed", "Degraded")?;
 
         let with_mode = |mode: &str| {
             let mut spec = limited.clone();
@@ -148,9 +134,14 @@ pub fn judges_agree(checkout: &Checkout) -> Result<()> {
             apply_as(kubectl, APPLIERS[0], &in_git("shop", &spec))
         };
         with_mode("Suspend")?;
-        judges.agree("suspended as it should be", &until(kubectl, "shop", "Ready", "True")?, "Current", "Suspended")?;
+        judges.agree(
+            "suspended as it should be",
+            &until_condition(kubectl, "shop", "Ready", "True")?,
+            "Current",
+            "Suspended",
+        )?;
         with_mode("Observe")?;
-        judges.agree("observing", &until(kubectl, "shop", "Ready", "False")?, "InProgress", "Suspended")?;
+        judges.agree("observing", &until_condition(kubectl, "shop", "Ready", "False")?, "InProgress", "Suspended")?;
 
         kubectl.run(&[
             "patch",
@@ -194,7 +185,7 @@ pub fn is_let_alone(checkout: &Checkout) -> Result<()> {
         let policy = in_git("shop", &spec);
         kubectl.apply(&service("shop"))?;
         APPLIERS.iter().try_for_each(|applier| apply_as(kubectl, applier, &policy))?;
-        until(kubectl, "shop", "Ready", "True")?;
+        until_condition(kubectl, "shop", "Ready", "True")?;
         let before = generated(kubectl)?;
         ensure!(before.len() == 3, "a Sidecar, a rule and routes should be there: {before:?}");
 

@@ -43,6 +43,24 @@ pub fn on_stage(checkout: &Checkout, name: &str, play: impl FnOnce(&Stage<'_>) -
     })
 }
 
+/// As [`Stage::until_condition`], where no stage is needed.
+///
+/// # Errors
+/// When it does not in time.
+pub fn until_condition(kubectl: &Kubectl, name: &str, kind: &str, status: &str) -> Result<Value> {
+    kubectl.until(&format!("{kind}={status} of {name}"), SOON, |kubectl| {
+        let object = kubectl.json(&["get", "resilience", name])?;
+        let generation = object.pointer("/metadata/generation");
+        let conditions = object.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+        let holds = conditions.iter().any(|condition| {
+            condition["type"] == kind
+                && condition["status"] == status
+                && condition.get("observedGeneration") == generation
+        });
+        Ok(if holds { Seen::Done(object) } else { Seen::NotYet(object["status"].to_string()) })
+    })
+}
+
 impl Stage<'_> {
     /// The FQDN of `httpbin` here.
     #[must_use]
@@ -73,18 +91,7 @@ impl Stage<'_> {
     /// # Errors
     /// When it does not in time.
     pub fn until_condition(&self, name: &str, kind: &str, status: &str) -> Result<Value> {
-        self.kubectl.until(&format!("{kind}={status} of {name}"), SOON, |kubectl| {
-            let object = kubectl.json(&["get", "resilience", name])?;
-            let generation = object.pointer("/metadata/generation");
-            let conditions =
-                object.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
-            let holds = conditions.iter().any(|condition| {
-                condition["type"] == kind
-                    && condition["status"] == status
-                    && condition.get("observedGeneration") == generation
-            });
-            Ok(if holds { Seen::Done(object) } else { Seen::NotYet(object["status"].to_string()) })
-        })
+        until_condition(self.kubectl, name, kind, status)
     }
 
     /// Waits until the Envoy of a client, `deploy/fortio`, has a threshold, as `max_pending_requests`, for
