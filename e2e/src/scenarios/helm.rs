@@ -72,9 +72,7 @@ fn play(checkout: &Checkout, lab: &Lab, helm: &Helm<'_>, earlier: &str, stage: &
     calls_go_on(stage, "helm upgrade", || {
         release(helm, "upgrade", &folder(checkout), &["--reset-values"])?;
         replicas::ready(lab)?;
-        for pod in replicas::pods(lab)? {
-            ensure!(pod["metadata"].pointer("/annotations/release").is_none(), "a pod of before is there: {pod}");
-        }
+        until_no_pod_of_before(lab)?;
         ensure!(short_names(lab)? == json!([SHORT_NAME]), "the CRD was not upgraded: {}", short_names(lab)?);
         untouched()
     })?;
@@ -107,6 +105,16 @@ fn uninstall(lab: &Lab, helm: &Helm<'_>) -> Result<()> {
     lab.namespace(operator::NAMESPACE).until("no replica is there", SOON, |_| {
         let pods = replicas::pods(lab)?.len();
         Ok(if pods == 0 { Seen::Done(()) } else { Seen::NotYet(format!("{pods} pods")) })
+    })
+}
+
+/// A pod that was told to end is listed until its kubelet says that it has.
+fn until_no_pod_of_before(lab: &Lab) -> Result<()> {
+    lab.namespace(operator::NAMESPACE).until("the pods of before are gone", SOON, |_| {
+        let pods = replicas::pods(lab)?;
+        let before = pods.iter().filter(|pod| pod["metadata"].pointer("/annotations/release").is_some());
+        let names: Vec<_> = before.filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
+        Ok(if names.is_empty() { Seen::Done(()) } else { Seen::NotYet(names.join(", ")) })
     })
 }
 
