@@ -320,6 +320,7 @@ pub async fn run(
         .for_each(|_| std::future::ready(()))
         .boxed();
     tokio::select! {
+        biased;
         () = begin => {}
         () = &mut controller => {}
         _ = watches.join_next() => anyhow::bail!("a watch ended; starting anew is the way back to a whole view"),
@@ -498,7 +499,7 @@ impl Wiring {
             let tell = |delta: &Delta<V>| shared.keys.look_at_all(world, &concerned(delta, world));
             let within = scope.clone();
             let recovered = || shared.try_now(within.as_deref());
-            let relist = || shared.retries.relist(kind);
+            let relist = || shared.retries.relist();
             let barred = unseen.map(|unseen| {
                 let shared = &shared;
                 move |barred: bool| {

@@ -5,7 +5,6 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher as _, RandomState},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -63,13 +62,12 @@ pub const LONGEST: Duration = Duration::from_mins(5);
 pub struct Retries {
     failures: Mutex<HashMap<(String, String), u32>>,
     resync: Duration,
-    random: RandomState,
 }
 
 impl Retries {
     /// Nothing failed yet.
     pub fn new(resync: Duration) -> Self {
-        Self { failures: Mutex::default(), resync, random: RandomState::new() }
+        Self { failures: Mutex::default(), resync }
     }
 
     /// When to look at an object again. Forgets its failures unless this is one more.
@@ -88,7 +86,7 @@ impl Retries {
             }
         };
         drop(failures);
-        let chance = self.chance(&key, count);
+        let chance = fastrand::f64();
         match class {
             Class::Never => Action::await_change(),
             Class::Backoff => Action::requeue(jittered(backoff(count), 0.5, chance)),
@@ -100,21 +98,14 @@ impl Retries {
 
     /// When to list a kind again, though its watch is well: should an event ever be lost, no later one
     /// tells of it.
-    pub fn relist(&self, kind: &str) -> Duration {
-        jittered(self.resync, 0.2, self.chance(&(kind.to_owned(), String::new()), 0))
+    pub fn relist(&self) -> Duration {
+        jittered(self.resync, 0.2, fastrand::f64())
     }
 
     /// What waits for another try, in a namespace or (`None`) in all.
     pub fn waiting(&self, scope: Option<&str>) -> Vec<(String, String)> {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.keys().filter(|(namespace, _)| scope.is_none_or(|scope| scope == namespace)).cloned().collect()
-    }
-
-    /// Between 0 and 1. Good enough to spread load, and without another crate: the hasher is seeded
-    /// at random for each process.
-    fn chance(&self, key: &(String, String), count: u32) -> f64 {
-        let hash = self.random.hash_one((key, count, std::time::Instant::now()));
-        f64::from(u32::try_from(hash >> 32).unwrap_or(0)) / f64::from(u32::MAX)
     }
 }
 
