@@ -20,7 +20,7 @@ pub enum Class {
     Never,
     /// Soon: doubling from a second to five minutes.
     Backoff,
-    /// When somebody has acted of whom no watch tells: every five minutes.
+    /// When somebody has acted of whom no watch tells: doubling from a quarter of a minute to five minutes.
     Slow,
     /// When an event was missed: at the resync.
     Resync,
@@ -54,6 +54,8 @@ pub const fn class(outcome: &Outcome) -> Class {
 }
 
 const FIRST: Duration = Duration::from_secs(1);
+/// For what a person mends.
+const FIRST_SLOW: Duration = Duration::from_secs(15);
 /// Longest wait for another try.
 pub const LONGEST: Duration = Duration::from_mins(5);
 
@@ -89,8 +91,8 @@ impl Retries {
         let chance = fastrand::f64();
         match class {
             Class::Never => Action::await_change(),
-            Class::Backoff => Action::requeue(jittered(backoff(count), 0.5, chance)),
-            Class::Slow => Action::requeue(jittered(LONGEST, 0.2, chance)),
+            Class::Backoff => Action::requeue(jittered(backoff(FIRST, count), 0.5, chance)),
+            Class::Slow => Action::requeue(jittered(backoff(FIRST_SLOW, count), 0.2, chance)),
             // Spread, or all objects that started together would come again together.
             Class::Resync => Action::requeue(jittered(self.resync, 0.2, chance)),
         }
@@ -110,8 +112,8 @@ impl Retries {
 }
 
 /// Before the n-th next try, from 1.
-fn backoff(count: u32) -> Duration {
-    FIRST.saturating_mul(1 << count.saturating_sub(1).min(16)).min(LONGEST)
+fn backoff(first: Duration, count: u32) -> Duration {
+    first.saturating_mul(1 << count.saturating_sub(1).min(16)).min(LONGEST)
 }
 
 /// `wait` less up to the part `spread` of it.
@@ -124,10 +126,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_from_a_second_to_five_minutes() {
-        let waits: Vec<u64> = (1..=11).map(|count| backoff(count).as_secs()).collect();
-        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
-        assert_eq!(backoff(u32::MAX), LONGEST);
+    fn waits_double_from_their_first_to_five_minutes() {
+        let waits = |first, upto| (1..=upto).map(|count| backoff(first, count).as_secs()).collect::<Vec<_>>();
+        assert_eq!(waits(FIRST, 11), [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+        assert_eq!(waits(FIRST_SLOW, 7), [15, 30, 60, 120, 240, 300, 300]);
+        assert_eq!(backoff(FIRST, u32::MAX), LONGEST);
     }
 
     #[test]
