@@ -27,6 +27,7 @@ pub mod envoy;
 #[path = "../../tests/docs/fences.rs"]
 mod fences;
 pub mod fortio;
+pub mod guards;
 pub mod helm;
 pub mod image;
 pub mod images;

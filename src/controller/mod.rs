@@ -182,12 +182,14 @@ impl Shared {
         metrics: &Arc<Metrics>,
     ) -> (Arc<Self>, UnboundedReceiver<ObjectRef<Key>>, Publisher) {
         let (keys, requests) = Keys::new();
-        let (events, publisher) = events::events(writer.clone(), metrics.clone());
+        let keys = Arc::new(keys);
+        let waiting = keys.clone();
+        let (events, publisher) = events::events(writer.clone(), metrics.clone(), move || waiting.is_busy());
         let settings = validate::Settings {
             cluster_domain: options.cluster_domain.clone(),
             root_namespace: options.root_namespace.clone(),
         };
-        let (keys, world) = (Arc::new(keys), Arc::new(World::new(&settings)));
+        let world = Arc::new(World::new(&settings));
         let (told, around) = (keys.clone(), world.clone());
         let changed = move |delta: &Delta<Arc<Existing>>, by: Option<&str>| {
             let mut names = relations::of_istio(delta, &around);
