@@ -7,11 +7,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
+use crate::kubectl::Kubectl;
+
 /// A working copy of this repository.
 #[derive(Debug, Clone)]
 pub struct Checkout {
     root: PathBuf,
     id: String,
+    /// The cluster that scenarios are played on instead of its lab.
+    elsewhere: Option<Box<Kubectl>>,
 }
 
 impl Checkout {
@@ -41,13 +45,25 @@ impl Checkout {
         }
         let digest = Sha256::digest(root.as_os_str().as_encoded_bytes());
         let id = hex::encode(digest)[..10].to_owned();
-        Ok(Self { root, id })
+        Ok(Self { root, id, elsewhere: None })
     }
 
     /// The folder itself, absolute and without links.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The same checkout, whose scenarios are played on this cluster instead of its lab.
+    #[must_use]
+    pub fn elsewhere(self, cluster: Kubectl) -> Self {
+        Self { elsewhere: Some(Box::new(cluster)), ..self }
+    }
+
+    /// The cluster that is not its lab, if scenarios are to be played on one.
+    #[must_use]
+    pub fn other_cluster(&self) -> Option<&Kubectl> {
+        self.elsewhere.as_deref()
     }
 
     /// Ten hexadecimal digits from the folder's path: what tells this lab's things from another's.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
@@ -17,7 +17,7 @@ use crate::doctor::{self, Finding};
 use crate::lab::{Lab, Options};
 use crate::report::Report;
 use crate::sandbox;
-use crate::{bench, chaos, demo, guards, measured, operator, scenarios, suite, supply, workloads};
+use crate::{bench, chaos, current, demo, guards, images, measured, operator, scenarios, suite, supply, workloads};
 
 /// A real Kubernetes node with real Istio, in namespaces of its own.
 #[derive(Debug, Parser)]
@@ -48,17 +48,33 @@ enum Task {
         /// Also draw it, as SVG
         #[arg(long)]
         picture: Option<PathBuf>,
+        /// Where
+        #[command(flatten)]
+        on: current::Choice,
+    },
+    /// Write the images that the demo and the scenarios run, as `docker load` takes them, for another cluster
+    Images {
+        /// A folder for them
+        folder: PathBuf,
     },
     /// What the shipped binary is made of, as a list in JSON for other tools
     Sbom,
     /// The documentation as a book, in target/book
     Book,
-    /// Everything that can be wrong: format, lints, unit tests, then scenarios on a lab
-    Test,
+    /// Everything that can be wrong: format, lints, unit tests, then scenarios on a lab; of another cluster what can be
+    /// played there
+    Test {
+        /// Where
+        #[command(flatten)]
+        on: current::Choice,
+    },
     /// Run scenarios by name, or list them
     Scenario {
         /// The scenarios to run, in this order
         names: Vec<String>,
+        /// Where
+        #[command(flatten)]
+        on: current::Choice,
     },
     /// Judge what is claimed of Istio itself, on this lab; operator or not
     Measured {
@@ -147,7 +163,7 @@ struct Logs {
 /// What the task says.
 pub fn main() -> Result<ExitCode> {
     let task = Cli::parse().command;
-    if !matches!(task, Task::Doctor) {
+    if needs_a_lab(&task) {
         doctor::possible()?;
     }
     match task {
@@ -164,7 +180,13 @@ pub fn main() -> Result<ExitCode> {
         Task::Exec(words) => exec(&words.words),
         Task::Logs(logs) => show_logs(&logs),
         Task::Doctor => examine(),
-        Task::Demo { picture } => demo::run(&Checkout::find()?, picture.as_deref()).map(|()| ExitCode::SUCCESS),
+        Task::Demo { picture, on } => tell(picture.as_deref(), &on),
+        Task::Images { folder } => {
+            for (name, file) in images::write(&Checkout::find()?, &folder, &Report::new())? {
+                println!("{name}  {}", file.display());
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         Task::Sbom => {
             println!("{}", supply::sbom(&Checkout::find()?, &Report::new())?.display());
             Ok(ExitCode::SUCCESS)
@@ -173,7 +195,11 @@ pub fn main() -> Result<ExitCode> {
             println!("{}", supply::book(&Checkout::find()?, &Report::new())?.join("index.html").display());
             Ok(ExitCode::SUCCESS)
         }
-        Task::Test => suite::run(&Checkout::find()?),
+        Task::Test { on } if on.is_elsewhere() => {
+            let all: Vec<String> = scenarios::ANYWHERE.iter().map(|&name| name.to_owned()).collect();
+            play(&all, &on)
+        }
+        Task::Test { .. } => suite::run(&Checkout::find()?),
         Task::Measured { list: true, .. } => {
             measured::list();
             Ok(ExitCode::SUCCESS)
@@ -188,7 +214,39 @@ pub fn main() -> Result<ExitCode> {
         Task::Bench { what: None, operator } => {
             bench::operator::run(&Checkout::find()?, &operator).map(|()| ExitCode::SUCCESS)
         }
-        Task::Scenario { names } => scenarios::run(&Checkout::find()?, &names),
+        Task::Scenario { names, on } => play(&names, &on),
+    }
+}
+
+fn tell(picture: Option<&Path>, on: &current::Choice) -> Result<ExitCode> {
+    let checkout = Checkout::find()?;
+    if !on.is_elsewhere() {
+        return demo::run(&checkout, picture).map(|()| ExitCode::SUCCESS);
+    }
+    let current = on.agreed("the demo")?;
+    demo::run(&checkout.elsewhere(current.kubectl().clone()), picture).map(|()| ExitCode::SUCCESS)
+}
+
+fn play(names: &[String], on: &current::Choice) -> Result<ExitCode> {
+    let checkout = Checkout::find()?;
+    if !on.is_elsewhere() {
+        return scenarios::run(&checkout, names);
+    }
+    if names.is_empty() {
+        show(&(scenarios::ANYWHERE.join("\n") + "\n"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    current::may_be_played(names.iter().map(String::as_str), scenarios::ANYWHERE)?;
+    let current = on.agreed("each scenario")?;
+    scenarios::run(&checkout.elsewhere(current.kubectl().clone()), names)
+}
+
+/// What is refused at once where no lab can be.
+fn needs_a_lab(task: &Task) -> bool {
+    match task {
+        Task::Doctor | Task::Images { .. } => false,
+        Task::Demo { on, .. } | Task::Scenario { on, .. } | Task::Test { on } => !on.is_elsewhere(),
+        _ => true,
     }
 }
 
@@ -326,7 +384,7 @@ mod tests {
                 count += 1;
                 let words = words[1..].iter().map(|word| fences::filled(word));
                 let fault = match Cli::try_parse_from(words).map(|cli| cli.command) {
-                    Ok(Task::Scenario { names }) => {
+                    Ok(Task::Scenario { names, .. }) => {
                         let known = |name: &String| {
                             let mut all = scenarios::ON_THE_LAB.iter().chain(scenarios::OF_THE_LAB);
                             name == "name" || all.any(|scenario| scenario.name == name)

@@ -1,4 +1,4 @@
-//! `cargo lab demo`: the main job as a story. In: a lab with our operator. Out: the object as declared, the
+//! `cargo lab demo`: the main job as a story. In: a lab with our operator, or another cluster with one. Out: the object as declared, the
 //! objects as generated, a table of what callers got at each step with the Envoys as witnesses, and a
 //! picture of it. A story that does not come true is an error.
 
@@ -18,10 +18,11 @@ use crate::cluster::manifest;
 use crate::envoy::Stats;
 use crate::kubectl::Kubectl;
 use crate::lab::{Lab, Options};
+use crate::namespace::elsewhere;
 use crate::report::Report;
 use crate::scenarios::stage::{PORT, SOON, Stage, policy};
 use crate::wait::Seen;
-use crate::workloads::{self, add_failing_replica, add_loader, with_images};
+use crate::workloads::{self, add_failing_replica, add_loader, start_in, with_images};
 use measure::{CLIENT, Pace, Row};
 
 /// Enough for a split that means something.
@@ -35,28 +36,47 @@ const AGREEMENT: f64 = 10.0;
 /// The object that the story is about, written by hand.
 const SAMPLE: &str = "istio-samples/httpbin-circuit-breaker/resilience.yaml";
 
-/// Tells the story, and draws it where `picture` says.
+/// Tells the story, on the lab or the cluster that the checkout names instead, and draws it where `picture` says.
 ///
 /// # Errors
 /// When the lab does not start, or the story does not come true.
 pub fn run(checkout: &Checkout, picture: Option<&Path>) -> Result<()> {
     let report = Report::new();
-    let (lab, started) = Lab::up(checkout, Options { operator: true, control_plane: false }, &report)?;
-    let kubectl = lab.namespace(workloads::NAMESPACE);
-    let stage = Stage { kubectl: &kubectl };
-    let told = tell(checkout, &stage, &report);
-    // Whatever came of it, the demo's namespace is as it was, so that it can be told again.
-    let tidied = tidy(checkout, &kubectl);
-    let rows = told?;
-    tidied?;
+    let (rows, rest) = match checkout.other_cluster() {
+        Some(cluster) => (on(cluster, checkout, &report)?, "Nothing of it is left on that cluster."),
+        None => on_the_lab(checkout, &report)?,
+    };
     println!("\n{}", table::whole(&rows));
     if let Some(path) = picture {
         fs::write(path, picture::draw(&rows)).with_context(|| format!("{} cannot be written", path.display()))?;
         println!("drawn in {}", path.display());
     }
-    let rest = if started { "The lab stays up: `cargo lab down` ends it, " } else { "" };
-    println!("{rest}`cargo lab kubectl -- explain resilience.spec` goes on from here.");
+    println!("{rest}");
     Ok(())
+}
+
+/// In a namespace of its own.
+fn on(cluster: &Kubectl, checkout: &Checkout, report: &Report) -> Result<Vec<Row>> {
+    elsewhere(cluster, workloads::NAMESPACE, |kubectl| {
+        report.step("start httpbin and fortio", || start_in(checkout, kubectl))?;
+        tell(checkout, &Stage { kubectl }, report)
+    })
+}
+
+fn on_the_lab(checkout: &Checkout, report: &Report) -> Result<(Vec<Row>, &'static str)> {
+    let (lab, started) = Lab::up(checkout, Options { operator: true, control_plane: false }, report)?;
+    let kubectl = lab.namespace(workloads::NAMESPACE);
+    let told = tell(checkout, &Stage { kubectl: &kubectl }, report);
+    // Whatever came of it, the demo's namespace is as it was, so that it can be told again.
+    let tidied = tidy(checkout, &kubectl);
+    let rows = told?;
+    tidied?;
+    let rest = if started {
+        "The lab stays up: `cargo lab down` ends it, `cargo lab kubectl -- explain resilience.spec` goes on from here."
+    } else {
+        "`cargo lab kubectl -- explain resilience.spec` goes on from here."
+    };
+    Ok((rows, rest))
 }
 
 fn tell(checkout: &Checkout, stage: &Stage<'_>, report: &Report) -> Result<Vec<Row>> {

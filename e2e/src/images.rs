@@ -1,12 +1,16 @@
 //! In: the built parts. Out: the images of the lab's pods, one tar each, in the cache.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::cache::{Cache, Key};
+use crate::checkout::Checkout;
 use crate::image::Image;
-use crate::parts::{ISTIO_VERSION, Parts};
+use crate::operator;
+use crate::parts::{self, ISTIO_VERSION, Parts};
+use crate::report::Report;
 
 /// The user that Istio's containers must run as: its charts say runAsNonRoot without a number.
 const ISTIO_USER: u32 = 1337;
@@ -33,20 +37,58 @@ pub fn get(parts: &Parts, cache: &Cache) -> Result<Vec<PathBuf>> {
 }
 
 fn all(parts: &Parts) -> Result<Vec<Image>> {
-    let single = |name: &str, part: &str, binary: &str| -> Result<Image> {
-        let path = format!("usr/local/bin/{binary}");
-        Ok(Image::new(name, &[&format!("/{path}")], NON_ROOT).file(&path, parts.bin(part, binary)?))
-    };
     Ok(vec![
-        single(PAUSE, "small", "pause")?,
-        single(STATUS500, "small", "status500")?,
-        single(COREDNS, "coredns", "coredns")?,
-        single(HTTPBIN, "httpbin", "go-httpbin")?,
-        // It keeps reports where it stands.
-        single(FORTIO, "fortio", "fortio")?.writable("var/lib/fortio").writable("tmp"),
+        single(PAUSE, parts.bin("small", "pause")?),
+        single(STATUS500, parts.bin("small", "status500")?),
+        single(COREDNS, parts.bin("coredns", "coredns")?),
+        single(HTTPBIN, parts.bin("httpbin", "go-httpbin")?),
+        fortio(parts.bin("fortio", "fortio")?),
         pilot(parts)?,
         proxy(parts)?,
     ])
+}
+
+/// Writes the images of what the demo and the scenarios run into a folder, for clusters that are not the lab, and gives
+/// their names and files.
+///
+/// # Errors
+/// When a part or the load generator does not build, or the folder cannot be written to.
+pub fn write(checkout: &Checkout, folder: &Path, report: &Report) -> Result<Vec<(String, PathBuf)>> {
+    fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    let cache = Cache::open()?;
+    let bin = |part: &str, binary: &str| -> Result<PathBuf> {
+        Ok(parts::one(checkout, &cache, part, report)?.join("bin").join(binary))
+    };
+    let loader = operator::loader(bin("small", "pause")?, operator::build(checkout, report)?);
+    let images = [
+        single(HTTPBIN, bin("httpbin", "go-httpbin")?),
+        single(STATUS500, bin("small", "status500")?),
+        fortio(bin("fortio", "fortio")?),
+        loader,
+    ];
+    let mut written = Vec::new();
+    for image in images {
+        let file = folder.join(format!("{}.tar", short(&image)));
+        image.write(&file)?;
+        written.push((image.name, file));
+    }
+    Ok(written)
+}
+
+/// One program, started without words.
+fn single(name: &str, binary: PathBuf) -> Image {
+    let path = format!("usr/local/bin/{}", binary.file_name().unwrap_or_default().to_string_lossy());
+    Image::new(name, &[&format!("/{path}")], NON_ROOT).file(&path, binary)
+}
+
+/// It keeps reports where it stands.
+fn fortio(binary: PathBuf) -> Image {
+    single(FORTIO, binary).writable("var/lib/fortio").writable("tmp")
+}
+
+/// The name without registry and tag.
+fn short(image: &Image) -> &str {
+    image.name.rsplit('/').next().unwrap_or_default().split(':').next().unwrap_or_default()
 }
 
 fn pilot(parts: &Parts) -> Result<Image> {
@@ -89,7 +131,7 @@ fn is_tables(file: &Path) -> bool {
 
 /// The tar of one image. Its key is the paths of what is in it: they carry the keys of their parts.
 fn tar(image: &Image, cache: &Cache) -> Result<PathBuf> {
-    let short = image.name.rsplit('/').next().unwrap_or_default().split(':').next().unwrap_or_default();
+    let short = short(image);
     let key = Key::new(short).with(format!("{image:?}"));
     let place = cache.get("images", short, &key, |folder| image.write(&folder.join("image.tar")))?;
     Ok(place.join("image.tar"))

@@ -1,5 +1,5 @@
-//! In: a running lab. Out: what its API server says to the administrator, by our own kubectl inside the
-//! sandbox.
+//! In: a running lab, or the cluster of somebody's kubeconfig. Out: what its API server says to the administrator:
+//! by our own kubectl inside the sandbox, or by that person's.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -13,13 +13,20 @@ use crate::run::{Finished, check, check_with_input, finish, finish_with_input, t
 use crate::sandbox::Sandbox;
 use crate::wait::{self, Seen};
 
-/// A client for one lab, in one namespace or in none.
+/// A client for one cluster, in one namespace or in none.
 #[derive(Debug, Clone)]
 pub struct Kubectl {
-    sandbox: Sandbox,
-    kubeconfig: PathBuf,
-    path: String,
+    reach: Reach,
     namespace: Option<String>,
+}
+
+/// How a cluster is reached.
+#[derive(Debug, Clone)]
+enum Reach {
+    /// Inside a lab's sandbox; kubectl is in one of the folders of the path.
+    Lab { sandbox: Sandbox, kubeconfig: PathBuf, path: String },
+    /// From here, as the kubeconfig says, by the kubectl on PATH. Its nodes have the lab's images under another name.
+    Here { kubeconfig: PathBuf, images: String },
 }
 
 impl Kubectl {
@@ -29,7 +36,23 @@ impl Kubectl {
         let inherited = std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
         let mut folders: Vec<String> = path.iter().map(|folder| folder.display().to_string()).collect();
         folders.push(inherited);
-        Self { sandbox: sandbox.clone(), kubeconfig: checkout.kubeconfig(), path: folders.join(":"), namespace: None }
+        let reach = Reach::Lab { sandbox: sandbox.clone(), kubeconfig: checkout.kubeconfig(), path: folders.join(":") };
+        Self { reach, namespace: None }
+    }
+
+    /// A client of the cluster that this kubeconfig names, whose nodes have the lab's images as `IMAGES/NAME`.
+    #[must_use]
+    pub fn here(kubeconfig: PathBuf, images: String) -> Self {
+        Self { reach: Reach::Here { kubeconfig, images }, namespace: None }
+    }
+
+    /// A manifest that names the lab's images, with the names that they have on this cluster.
+    #[must_use]
+    pub fn with_its_images(&self, manifest: &str) -> String {
+        match &self.reach {
+            Reach::Lab { .. } => manifest.to_owned(),
+            Reach::Here { images, .. } => manifest.replace(IMAGES, images),
+        }
     }
 
     /// The same client in this namespace.
@@ -44,17 +67,28 @@ impl Kubectl {
         self.namespace.as_deref().unwrap_or("default")
     }
 
-    /// Any command inside the sandbox, with KUBECONFIG and PATH set.
+    /// Any command where the cluster is reached, with KUBECONFIG and, of a lab, PATH set.
     ///
     /// # Errors
     /// When no lab runs.
     pub fn inside(&self, program: &str) -> Result<Command> {
-        let mut command = self.sandbox.enter("env")?;
-        command
-            .arg(format!("KUBECONFIG={}", self.kubeconfig.display()))
-            .arg(format!("PATH={}", self.path))
-            .arg(program);
-        Ok(command)
+        match &self.reach {
+            Reach::Lab { sandbox, .. } => Ok(self.with_environment(sandbox.enter("env")?, program)),
+            Reach::Here { .. } => Ok(self.with_environment(Command::new("env"), program)),
+        }
+    }
+
+    fn with_environment(&self, mut env: Command, program: &str) -> Command {
+        match &self.reach {
+            Reach::Lab { kubeconfig, path, .. } => {
+                env.arg(format!("KUBECONFIG={}", kubeconfig.display())).arg(format!("PATH={path}"));
+            }
+            Reach::Here { kubeconfig, .. } => {
+                env.arg(format!("KUBECONFIG={}", kubeconfig.display()));
+            }
+        }
+        env.arg(program);
+        env
     }
 
     /// A kubectl command that is not started yet.
@@ -80,17 +114,15 @@ impl Kubectl {
         Ok(command)
     }
 
-    /// Any command on the sandbox's network, with KUBECONFIG and PATH set, that runs until it is killed.
+    /// Any command on the cluster's network, as [`Kubectl::inside`], that runs until it is killed.
     ///
     /// # Errors
     /// When no lab runs.
     pub fn beside(&self, program: &str) -> Result<Command> {
-        let mut command = self.sandbox.enter_network("env")?;
-        command
-            .arg(format!("KUBECONFIG={}", self.kubeconfig.display()))
-            .arg(format!("PATH={}", self.path))
-            .arg(program);
-        Ok(command)
+        match &self.reach {
+            Reach::Lab { sandbox, .. } => Ok(self.with_environment(sandbox.enter_network("env")?, program)),
+            Reach::Here { .. } => Ok(self.with_environment(Command::new("env"), program)),
+        }
     }
 
     /// Runs kubectl; it must succeed.
@@ -184,6 +216,9 @@ impl Kubectl {
             .with_context(|| format!("waited {:.1} s", start.elapsed().as_secs_f64()))
     }
 }
+
+/// What the names of the lab's images begin with.
+pub const IMAGES: &str = "docker.io/lab";
 
 /// As the operator does; a field of ours that someone else changed is taken back.
 const APPLY: &[&str] = &["apply", "--server-side", "--force-conflicts", "--field-manager=lab", "-f", "-"];

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, Key};
@@ -71,6 +71,7 @@ impl Lab {
     /// # Errors
     /// When it is not.
     pub fn attach_to(checkout: &Checkout) -> Result<Self> {
+        is_meant(checkout)?;
         let sandbox = Sandbox::of(checkout);
         let state = read_state(checkout)?.filter(|_| matches!(sandbox.running(), Ok(Some(_))));
         let state =
@@ -84,6 +85,7 @@ impl Lab {
     /// # Errors
     /// What the first step that fails says.
     pub fn up(checkout: &Checkout, options: Options, report: &Report) -> Result<(Self, bool)> {
+        is_meant(checkout)?;
         let _lock = checkout.lock()?;
         let cache = Cache::open()?;
         let standing = Self::attach_to(checkout).ok().filter(|lab| lab.serves(options));
@@ -192,6 +194,12 @@ impl Lab {
         let enough = options.control_plane || !self.state.control_plane;
         enough && self.daemons().is_ok_and(|daemons| daemons.iter().all(|(_, pid)| pid.is_some()))
     }
+}
+
+/// What needs a lab must not touch another cluster.
+fn is_meant(checkout: &Checkout) -> Result<()> {
+    ensure!(checkout.other_cluster().is_none(), "this needs the lab itself: leave --cluster out");
+    Ok(())
 }
 
 /// From whatever there is to a lab without our operator.

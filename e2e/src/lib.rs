@@ -18,6 +18,7 @@ pub mod checkout;
 pub mod cli;
 pub mod cluster;
 pub mod config_dump;
+pub mod current;
 pub mod daemons;
 pub mod demo;
 pub mod doctor;

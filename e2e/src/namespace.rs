@@ -1,5 +1,5 @@
-//! In: a lab and the name of a scenario. Out: a namespace of its own with injection on, deleted afterwards;
-//! when the scenario fails, what is in it is printed first.
+//! In: a lab, or another cluster, and the name of a scenario. Out: a namespace of its own with injection on, deleted
+//! afterwards; when the scenario fails, what is in it is printed first.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,16 +9,38 @@ use crate::kubectl::Kubectl;
 use crate::lab::Lab;
 use crate::run::tail;
 
+/// By which every namespace that is made here is known.
+pub const LABEL: &str = "app.kubernetes.io/managed-by: resilience-lab";
+
 /// Runs `work` in a fresh namespace. With `RESILIENCE_LAB_KEEP` set a failed one stays, to be looked at.
 ///
 /// # Errors
 /// What `work` says.
 pub fn with_namespace<T>(lab: &Lab, scenario: &str, work: impl FnOnce(&Kubectl) -> Result<T>) -> Result<T> {
+    // Its deletion is not waited for: nothing that comes later has this name.
+    in_namespace(lab.kubectl(), scenario, "--wait=false", work)
+}
+
+/// As [`with_namespace`], on another cluster: nothing of it is left when this returns.
+///
+/// # Errors
+/// What `work` says, or that the namespace does not go.
+pub fn elsewhere<T>(cluster: &Kubectl, scenario: &str, work: impl FnOnce(&Kubectl) -> Result<T>) -> Result<T> {
+    in_namespace(cluster, scenario, "--wait=true", work)
+}
+
+fn in_namespace<T>(
+    cluster: &Kubectl,
+    scenario: &str,
+    wait: &str,
+    work: impl FnOnce(&Kubectl) -> Result<T>,
+) -> Result<T> {
     let name = unique(&scenario.replace('_', "-"));
-    let manifest =
-        format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{istio-injection: enabled}}}}\n");
-    lab.kubectl().apply(&manifest)?;
-    let kubectl = lab.namespace(&name);
+    let manifest = format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{istio-injection: enabled, {LABEL}}}}}\n"
+    );
+    cluster.apply(&manifest)?;
+    let kubectl = cluster.namespace(&name);
     let result = work(&kubectl);
     if result.is_err() {
         eprintln!("state of {name}:\n{}", describe(&kubectl));
@@ -27,8 +49,7 @@ pub fn with_namespace<T>(lab: &Lab, scenario: &str, work: impl FnOnce(&Kubectl) 
             return result;
         }
     }
-    // Not waited for: nothing that comes later has this name.
-    lab.kubectl().run(&["delete", "namespace", &name, "--wait=false"])?;
+    cluster.run(&["delete", "namespace", &name, wait])?;
     result
 }
 

@@ -82,6 +82,12 @@ fn build_in(checkout: &Checkout, sources: &Path, what: &str, report: &Report) ->
     Ok(checkout.root().join("target/operator").join(&target).join("lab/resilience-operator"))
 }
 
+/// The image of our load generator.
+#[must_use]
+pub fn loader(pause: PathBuf, binary: PathBuf) -> Image {
+    Image::new(LOADER_IMAGE, &["/pause"], USER).file("pause", pause).file("resilience-operator", binary)
+}
+
 /// Puts the binary into an image, gives it to the node, applies `deploy/` and waits until it is available.
 /// Gives the image's digest; with the digest of an earlier one the pods change only when the image did.
 ///
@@ -111,8 +117,7 @@ pub fn deploy(
         if before.as_ref() != Some(&digest) {
             cluster.import(&tar)?;
             let loader_tar = checkout.state().join("loader.tar");
-            let loader = Image::new(LOADER_IMAGE, &["/pause"], USER).file("pause", pause);
-            loader.file("resilience-operator", binary).write(&loader_tar)?;
+            loader(pause, binary).write(&loader_tar)?;
             cluster.import(&loader_tar)?;
         }
         let folder = manifests.display().to_string();

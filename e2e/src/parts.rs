@@ -260,13 +260,22 @@ pub fn prometheus(checkout: &Checkout, cache: &Cache, report: &Report) -> Result
     PROMETHEUS.get(&checkout.e2e().join("parts/prometheus"), cache, &go_version()?, None, report)
 }
 
+/// One of the parts that are built without C, without a lab: its folder.
+///
+/// # Errors
+/// When there is no such part, or what Go says.
+pub fn one(checkout: &Checkout, cache: &Cache, name: &str, report: &Report) -> Result<PathBuf> {
+    let part = GO_PARTS.iter().find(|part| part.name == name && !part.cgo);
+    let part = part.with_context(|| format!("no part that is built without C is called {name}"))?;
+    part.get(&checkout.e2e().join("parts").join(name), cache, &go_version()?, None, report)
+}
+
 /// fortio alone, without a lab.
 ///
 /// # Errors
 /// What Go says.
 pub fn fortio(checkout: &Checkout, cache: &Cache, report: &Report) -> Result<PathBuf> {
-    let part = GO_PARTS.iter().find(|part| part.name == "fortio").context("fortio is not among the parts")?;
-    part.get(&checkout.e2e().join("parts/fortio"), cache, &go_version()?, None, report)
+    one(checkout, cache, "fortio", report)
 }
 
 /// Real Helm, for the scenarios of the chart: no part of a lab.

@@ -152,6 +152,22 @@ pub const OF_THE_LAB: &[Scenario] = &[
     Scenario { name: "down_after_the_sandbox_was_killed_leaves_nothing", run: leaves_nothing::after_keeper_kill },
 ];
 
+/// Those that need nothing of the lab's own, and can be played on any cluster with Istio and the operator in it.
+pub const ANYWHERE: &[&str] = &[
+    "trips_by_pending_requests_and_heals",
+    "trips_by_active_requests",
+    "nothing_is_limited_without_a_policy",
+    "our_load_gets_the_split_of_answers_that_fortio_gets",
+    "a_failing_endpoint_is_ejected_and_returns",
+    "a_slow_call_is_cut_off",
+    "a_failed_call_is_tried_again_as_often_as_declared",
+    "each_kind_of_drift_is_undone",
+    "deleting_the_policy_restores",
+    "a_refused_policy_does_not_stop_a_good_one",
+    "of_two_policies_for_one_service_the_older_has_it",
+    "a_policy_waits_for_its_service",
+];
+
 fn all() -> impl Iterator<Item = &'static Scenario> {
     ON_THE_LAB.iter().chain(OF_THE_LAB)
 }
@@ -180,4 +196,16 @@ pub fn run(checkout: &Checkout, names: &[String]) -> Result<ExitCode> {
     }
     println!("{} passed, {failed} failed", names.len() - failed);
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_be_played_anywhere_is_among_the_scenarios() {
+        for name in ANYWHERE {
+            assert!(ON_THE_LAB.iter().any(|scenario| scenario.name == *name), "no scenario is called {name}");
+        }
+    }
 }

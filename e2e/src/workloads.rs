@@ -70,7 +70,7 @@ pub fn add_failing_replica(checkout: &Checkout, kubectl: &Kubectl) -> Result<()>
 /// # Errors
 /// When it does not get available in time.
 pub fn add_loader(checkout: &Checkout, kubectl: &Kubectl) -> Result<()> {
-    kubectl.apply(&with_images(&manifest(checkout, "loader.yaml")?))?;
+    kubectl.apply(&kubectl.with_its_images(&with_images(&manifest(checkout, "loader.yaml")?)))?;
     available(kubectl, &["deployment/loader"])
 }
 
@@ -81,7 +81,7 @@ fn available(kubectl: &Kubectl, workloads: &[&str]) -> Result<()> {
 /// A manifest of the demo for another namespace, which is there already.
 fn moved(manifest: &str, kubectl: &Kubectl) -> String {
     let to = format!("namespace: {}", kubectl.current_namespace());
-    let manifest = with_images(manifest).replace(&format!("namespace: {NAMESPACE}"), &to);
+    let manifest = kubectl.with_its_images(&with_images(manifest)).replace(&format!("namespace: {NAMESPACE}"), &to);
     let documents = manifest.split("\n---\n").filter(|document| !document.contains("kind: Namespace"));
     documents.collect::<Vec<_>>().join("\n---\n")
 }

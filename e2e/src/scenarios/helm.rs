@@ -1,5 +1,5 @@
-//! The chart in a cluster: real Helm takes the operator over, upgrades it from an earlier release, and uninstalls it,
-//! while calls go on under a policy.
+//! The chart in a cluster: real Helm takes the operator over, upgrades it from an earlier release, rolls it back, and
+//! uninstalls it, while calls go on under a policy.
 
 use std::fs;
 use std::path::Path;
@@ -32,8 +32,8 @@ const SHORT_NAME_OF_BEFORE: &str = "rslbefore";
 /// A limit far above what the load needs, and another.
 const LIMITS: [u64; 2] = [666, 667];
 
-/// A release takes the operator over where it stands, an upgrade brings the CRD of its version and rolls the pods, and
-/// when it is uninstalled CRD, policy and rules stay. Nothing of it touches what is generated, and of the calls that go
+/// A release takes the operator over where it stands, an upgrade brings the CRD of its version and rolls the pods, a
+/// rollback brings both of before back, and when it is uninstalled CRD, policy and rules stay. Nothing of it touches what is generated, and of the calls that go
 /// on meanwhile not one fails. A release on a cluster that has nothing yet is in [`super::leaving`].
 ///
 /// There is no chart of before: the earlier release is this one under a lower version, with other values and a CRD that
@@ -79,6 +79,18 @@ fn play(checkout: &Checkout, lab: &Lab, helm: &Helm<'_>, earlier: &str, stage: &
     // It is the upgraded one that serves.
     stage.policy(&spec(LIMITS[1]))?;
     stage.until_threshold("fortio", "max_requests", LIMITS[1])?;
+    let before = generated(stage)?;
+    calls_go_on(stage, "helm rollback", || {
+        let words = ["rollback", RELEASE, "1", "--namespace", operator::NAMESPACE, "--wait", "--timeout", "3m"];
+        helm.run(&words)?;
+        replicas::ready(lab)?;
+        ensure!(short_names(lab)? == json!([SHORT_NAME_OF_BEFORE]), "the CRD of before is not back");
+        ensure!(generated(stage)? == before, "what is generated was touched");
+        Ok(())
+    })?;
+    // It is the earlier one that serves.
+    stage.policy(&spec(LIMITS[0]))?;
+    stage.until_threshold("fortio", "max_requests", LIMITS[0])?;
     let before = generated(stage)?;
     calls_go_on(stage, "helm uninstall", || {
         uninstall(lab, helm)?;

@@ -11,7 +11,7 @@ use crate::envoy::Stats;
 use crate::fortio::{Answers, load};
 use crate::kubectl::Kubectl;
 use crate::lab::Lab;
-use crate::namespace::with_namespace;
+use crate::namespace::{elsewhere, with_namespace};
 use crate::wait::Seen;
 use crate::workloads::{TARGET, start_in};
 
@@ -30,17 +30,21 @@ pub struct Stage<'a> {
     pub kubectl: &'a Kubectl,
 }
 
-/// Runs `play` on a stage of its own.
+/// Runs `play` on a stage of its own, on the lab or the cluster that the checkout names instead.
 ///
 /// # Errors
 /// When the lab is not up with our operator, or what `play` says.
 pub fn on_stage(checkout: &Checkout, name: &str, play: impl FnOnce(&Stage<'_>) -> Result<()>) -> Result<()> {
-    let lab = Lab::attach_to(checkout)?;
-    ensure!(lab.has_operator(), "the lab is up without our operator: `cargo lab up` puts it there");
-    with_namespace(&lab, name, |kubectl| {
+    let set = |kubectl: &Kubectl| {
         start_in(checkout, kubectl)?;
         play(&Stage { kubectl })
-    })
+    };
+    if let Some(cluster) = checkout.other_cluster() {
+        return elsewhere(cluster, name, set);
+    }
+    let lab = Lab::attach_to(checkout)?;
+    ensure!(lab.has_operator(), "the lab is up without our operator: `cargo lab up` puts it there");
+    with_namespace(&lab, name, set)
 }
 
 /// As [`Stage::until_condition`], where no stage is needed.
