@@ -107,7 +107,7 @@ fn faults(good: &Ran, ran: &Ran) -> Vec<String> {
     faults
 }
 
-/// `EXPLORE_DEPTH=2` takes every pair of faults as well, which is some minutes.
+/// `EXPLORE_DEPTH=2` takes every pair of faults as well: some eighty thousand runs, which is an hour or more.
 fn depth() -> usize {
     std::env::var("EXPLORE_DEPTH").map_or(1, |depth| depth.parse().expect("EXPLORE_DEPTH is a number"))
 }
