@@ -84,7 +84,7 @@ enum Task {
         #[arg(long)]
         list: bool,
     },
-    /// Take each guard of the operator out of a copy of the tree, and see its tests fall; some twenty minutes
+    /// Take each guard of the operator out of a copy of the tree, and see its tests fall; a build for each
     Guards {
         /// Only guards whose names contain this
         #[arg(default_value = "")]

@@ -6,6 +6,7 @@
 
 mod table;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -153,7 +154,7 @@ fn test(tree: &Path, place: &Path, names: &[&str]) -> Result<Ran> {
 fn copy(from: &Path, tree: &Path) -> Result<()> {
     fs::create_dir_all(tree)?;
     let there: Vec<PathBuf> = COPIED.iter().map(|name| from.join(name)).filter(|path| path.exists()).collect();
-    // Only what differs, with its times: what is built of the rest stays.
+    // Only what is newer, with its times: what is built of the rest stays.
     for path in there {
         check(
             Command::new("cp")
@@ -162,13 +163,15 @@ fn copy(from: &Path, tree: &Path) -> Result<()> {
                 .arg(tree.join(path.file_name().context("a path of the tree has no name")?)),
         )?;
     }
+    // A run that was broken off left one of these without its guard, and newer than it is here.
+    for file in GUARDS.iter().map(|guard| guard.file).collect::<BTreeSet<_>>() {
+        fs::write(tree.join(file), fs::read(from.join(file))?)?;
+    }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     fn root() -> PathBuf {

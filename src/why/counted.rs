@@ -214,13 +214,11 @@ impl Tally<'_> {
     }
 
     fn sum(&self, before: u64, after: u64, by: String) -> Count {
-        // One that is smaller than before began anew.
-        let added = after.checked_sub(before).unwrap_or(after);
-        Count { added: self.twice.then_some(added), total: after, by }
+        Count { added: self.twice.then_some(more(before, after)), total: after, by }
     }
 }
 
-/// One that is smaller than before began anew.
+/// What a counter went up by: one that is smaller than before began anew.
 fn more(before: u64, after: u64) -> u64 {
     after.checked_sub(before).unwrap_or(after)
 }

@@ -64,15 +64,19 @@ impl Counted {
     }
 
     /// The cause for which it is the evidence; where it was counted now, only what was counted now.
-    pub fn cause(mut self, cause: Kind, summary: impl Into<String>, next: Vec<String>) -> Option<Cause> {
+    pub fn cause(self, cause: Kind, summary: impl Into<String>, next: Vec<String>) -> Option<Cause> {
         let class = self.class()?;
+        Some(self.of_class(class, cause, summary.into(), next))
+    }
+
+    fn of_class(mut self, class: Class, cause: Kind, summary: String, next: Vec<String>) -> Cause {
         if class == Class::SeenNow {
             self.evidence.retain(|one| one.added != Some(0));
         }
         // The largest first.
         self.evidence.sort_by_key(|one| std::cmp::Reverse((one.added, one.total)));
         let calls = (class == Class::SeenNow).then_some(self.moved);
-        Some(Cause { cause, class, summary: summary.into(), calls, evidence: self.evidence, next })
+        Cause { cause, class, summary, calls, evidence: self.evidence, next }
     }
 
     /// As [`Counted::cause`], of what is so whether anybody calls or not: where no counter moved, the facts alone are
@@ -83,9 +87,7 @@ impl Counted {
             self.evidence.retain(|one| one.counter.is_none());
             return Cause { cause, class: Class::MustFail, summary, calls: None, evidence: self.evidence, next };
         }
-        self.evidence.retain(|one| one.added != Some(0));
-        self.evidence.sort_by_key(|one| std::cmp::Reverse((one.added, one.total)));
-        Cause { cause, class: Class::SeenNow, summary, calls: Some(self.moved), evidence: self.evidence, next }
+        self.of_class(Class::SeenNow, cause, summary, next)
     }
 }
 
