@@ -30,7 +30,6 @@ pub struct Args {
 /// If the files cannot be read or standard output cannot be written to.
 pub fn run(args: &Args, io: &mut Io) -> anyhow::Result<ExitCode> {
     let world = args.files.read(io)?;
-    let settings = args.files.settings();
     let mut objects = Vec::new();
     let mut refused = false;
     for policy in world.repeated() {
@@ -43,7 +42,7 @@ pub fn run(args: &Args, io: &mut Io) -> anyhow::Result<ExitCode> {
     for policy in &world.policies {
         let whose = format!("{}: Resilience {}/{}", policy.place, policy.namespace, policy.name);
         let verdict = world
-            .decide(policy, &settings, args.files.endpoints)
+            .decide(policy, args.files.endpoints)
             .and_then(|valid| if valid.unknowns.is_empty() { Ok(valid) } else { Err(valid.unknowns) });
         match verdict {
             Ok(valid) => {

@@ -81,7 +81,7 @@ impl Policy {
 }
 
 /// An EndpointSlice as far as it is counted.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Slice {
     /// Name of the Service that it belongs to.
     pub service: Option<String>,
@@ -223,6 +223,12 @@ impl World {
             TargetKind::ServiceEntry => self.target(namespace, target),
         };
         host_of(target, namespace, entry.as_ref().map(|entry| &entry.view), &self.cluster_domain)
+    }
+
+    /// Whether anything is listed of a Service's endpoints.
+    pub fn has_slices(&self, namespace: &str, service: &str) -> bool {
+        let slices = self.slices.by(Key::Service(namespace, service));
+        slices.iter().any(|slice| slice.namespace == namespace && slice.view.service.as_deref() == Some(service))
     }
 
     /// The policies for a target.
