@@ -119,6 +119,6 @@ fn found(
     let mut entries: Vec<_> = Kind::ALL.into_iter().flat_map(of_kind).collect();
     entries.retain(|entry| entry.namespace == namespace && meant(&entry.view));
     entries.sort_by(|one, two| (one.view.kind, &one.name).cmp(&(two.view.kind, &two.name)));
-    entries.dedup_by(|one, two| Arc::ptr_eq(one, two));
+    entries.dedup_by(|one, two| (one.view.kind, &one.name) == (two.view.kind, &two.name));
     entries
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{
-    cache::Entry,
+    cache::{Entry, Stored},
     relations::is_policy,
     world::{Policy, Slice},
 };
@@ -137,20 +137,20 @@ impl Indexed for Membership {
 
 /// Most keys have one object.
 #[derive(Debug)]
-enum Posting<V> {
-    One(Arc<Entry<V>>),
-    Several(Vec<Arc<Entry<V>>>),
+enum Posting {
+    One(Arc<Stored>),
+    Several(Vec<Arc<Stored>>),
 }
 
-impl<V> Posting<V> {
-    fn all(&self) -> &[Arc<Entry<V>>] {
+impl Posting {
+    fn all(&self) -> &[Arc<Stored>] {
         match self {
             Self::One(entry) => std::slice::from_ref(entry),
             Self::Several(entries) => entries,
         }
     }
 
-    fn add(&mut self, entry: &Arc<Entry<V>>) {
+    fn add(&mut self, entry: &Arc<Stored>) {
         // One object may tell a key twice, as by owner and by label.
         if self.all().iter().any(|known| Arc::ptr_eq(known, entry)) {
             return;
@@ -162,7 +162,7 @@ impl<V> Posting<V> {
     }
 
     /// Whether anything is left.
-    fn remove(&mut self, entry: &Arc<Entry<V>>) -> bool {
+    fn remove(&mut self, entry: &Arc<Stored>) -> bool {
         match self {
             Self::One(known) => !Arc::ptr_eq(known, entry),
             Self::Several(entries) => {
@@ -178,23 +178,17 @@ impl<V> Posting<V> {
 }
 
 /// Objects of one kind by their keys.
-#[derive(Debug)]
-pub struct Index<V> {
+#[derive(Debug, Default)]
+pub struct Index {
     hasher: RandomState,
-    postings: HashMap<u64, Posting<V>>,
+    postings: HashMap<u64, Posting>,
     /// How many wildcards there are of each length, so that only lengths that exist are tried.
     wildcards: BTreeMap<usize, usize>,
 }
 
-impl<V> Default for Index<V> {
-    fn default() -> Self {
-        Self { hasher: RandomState::new(), postings: HashMap::new(), wildcards: BTreeMap::new() }
-    }
-}
-
-impl<V: Indexed> Index<V> {
+impl Index {
     /// Takes what has come.
-    pub fn add(&mut self, entry: &Arc<Entry<V>>, cluster_domain: &str) {
+    pub fn add<V: Indexed>(&mut self, stored: &Arc<Stored>, entry: &Entry<V>, cluster_domain: &str) {
         let Self { hasher, postings, wildcards } = self;
         V::keys(entry, cluster_domain, &mut |key| {
             if let Key::Under(suffix) = key {
@@ -202,13 +196,13 @@ impl<V: Indexed> Index<V> {
             }
             postings
                 .entry(hasher.hash_one(key))
-                .and_modify(|posting| posting.add(entry))
-                .or_insert_with(|| Posting::One(entry.clone()));
+                .and_modify(|posting| posting.add(stored))
+                .or_insert_with(|| Posting::One(stored.clone()));
         });
     }
 
-    /// Takes that the very same entry is gone.
-    pub fn remove(&mut self, entry: &Arc<Entry<V>>, cluster_domain: &str) {
+    /// Takes that the very same is gone.
+    pub fn remove<V: Indexed>(&mut self, stored: &Arc<Stored>, entry: &Entry<V>, cluster_domain: &str) {
         let Self { hasher, postings, wildcards } = self;
         V::keys(entry, cluster_domain, &mut |key| {
             if let Key::Under(suffix) = key
@@ -220,20 +214,20 @@ impl<V: Indexed> Index<V> {
                 }
             }
             let mark = hasher.hash_one(key);
-            if postings.get_mut(&mark).is_some_and(|posting| !posting.remove(entry)) {
+            if postings.get_mut(&mark).is_some_and(|posting| !posting.remove(stored)) {
                 postings.remove(&mark);
             }
         });
     }
 
     /// What has the key.
-    pub fn by(&self, key: Key<'_>) -> &[Arc<Entry<V>>] {
+    pub fn by(&self, key: Key<'_>) -> &[Arc<Stored>] {
         self.postings.get(&self.hasher.hash_one(key)).map(Posting::all).unwrap_or_default()
     }
 
     /// What speaks of the host: by its name, then under ever longer wildcards (istio
     /// `pkg/config/host/name.go`, `SubsetOf`: a star stands for any beginning, not for whole labels).
-    pub fn covering<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a Arc<Entry<V>>> {
+    pub fn covering<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a Arc<Stored>> {
         let suffixes = self.wildcards.keys().filter_map(|length| host.get(host.len().checked_sub(*length)?..));
         self.by(Key::Host(host)).iter().chain(suffixes.flat_map(|suffix| self.by(Key::Under(suffix))))
     }
@@ -422,7 +416,7 @@ mod tests {
                 let host = object.hosts("cluster.local").remove(0);
                 host.strip_prefix('*').map_or(host == asked, |end| asked.ends_with(end))
             };
-            let scanned: Vec<_> = rules.all().into_iter().filter(|entry| covers(&entry.view)).collect();
+            let scanned: Vec<_> = rules.all().filter(|entry| covers(&entry.view)).collect();
             prop_assert_eq!(places(&rules.covering(&asked)), places(&scanned));
             prop_assert_eq!(rules.covering(&asked).len(), scanned.len());
             rules.retain(None, &std::collections::HashSet::new());

@@ -21,6 +21,7 @@ mod lag;
 mod live;
 pub(crate) mod observe;
 mod own;
+mod pack;
 mod reconcile;
 mod relations;
 mod retry;
@@ -67,10 +68,9 @@ use crate::{
     validate,
 };
 use apply::{For, Hands};
-use cache::{Cache, Delta};
+use cache::{Cache, Delta, View};
 use calls::{CallError, Calls, Verdict};
 use events::Publisher;
-use index::Indexed;
 use installed::{Installed, Served};
 use keys::{Key, Keys};
 use lag::Lag;
@@ -261,14 +261,13 @@ impl Shared {
 
     /// Looks at one policy.
     fn look_at(&self, namespace: &str, name: &str) {
-        let policy = self.context.hands.world.policies.get(namespace, name);
-        self.keys.look_at(namespace, name, policy.as_ref().map(|policy| policy.uid.as_str()));
+        self.keys.look_at(namespace, name, self.context.hands.world.policies.uid(namespace, name).as_deref());
     }
 
     /// Looks at every policy.
     fn look_at_all(&self) {
-        for policy in self.context.hands.world.policies.all() {
-            self.keys.look_at(&policy.namespace, &policy.name, Some(&policy.uid));
+        for (namespace, name, uid) in self.context.hands.world.policies.names() {
+            self.keys.look_at(&namespace, &name, Some(&uid));
         }
     }
 
@@ -468,7 +467,7 @@ impl Wiring {
         }
     }
 
-    fn watch<K, L: Into<Lean<V>>, V: Indexed + Send + Sync + 'static>(
+    fn watch<K, L: Into<Lean<V>>, V: View + Send + Sync + 'static>(
         &self,
         kind: &'static str,
         api: Api<K>,
@@ -483,7 +482,7 @@ impl Wiring {
         self.follow(Watched::of(kind, scope), api, cache, lean, concerned)
     }
 
-    fn follow<K, L: Into<Lean<V>>, V: Indexed + Send + Sync + 'static>(
+    fn follow<K, L: Into<Lean<V>>, V: View + Send + Sync + 'static>(
         &self,
         watched: Watched,
         api: Api<K>,

@@ -16,6 +16,7 @@ use kube::{
     api::{ApiResource, DynamicObject, GroupVersionKind},
     core::{DeserializeGuard, PartialObjectMeta},
 };
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
@@ -34,7 +35,7 @@ use crate::{
 };
 
 /// A policy as it was read.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Policy {
     /// Of our types.
     Readable(Box<Resilience>),
@@ -81,7 +82,7 @@ impl Policy {
 }
 
 /// An EndpointSlice as far as it is counted.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Slice {
     /// Name of the Service that it belongs to.
     pub service: Option<String>,
@@ -260,15 +261,13 @@ impl World {
     /// The policies for hosts with that end, of all namespaces. Looks at each: a wildcard is for many hosts,
     /// and rarely changes.
     pub fn policies_under(&self, suffix: &str) -> Vec<Arc<Entry<Policy>>> {
-        let mut policies = self.policies.all();
         let covered = |host: String| {
             host.len()
                 .checked_sub(suffix.len())
                 .and_then(|begin| host.get(begin..))
                 .is_some_and(|end| end.eq_ignore_ascii_case(suffix))
         };
-        policies.retain(|policy| self.host_of(policy).is_some_and(covered));
-        policies
+        self.policies.all().filter(|policy| self.host_of(policy).is_some_and(covered)).collect()
     }
 
     fn host_of(&self, policy: &Entry<Policy>) -> Option<String> {
@@ -284,7 +283,7 @@ impl World {
         let mut found = self.istio(kind).covering(&as_read(kind, host.to_owned()));
         found.extend(self.istio(kind).by(Key::Destination(host)));
         found.sort_by(|one, two| place(one).cmp(&place(two)));
-        found.dedup_by(|one, two| Arc::ptr_eq(one, two));
+        found.dedup_by(|one, two| place(one) == place(two));
         found
     }
 
