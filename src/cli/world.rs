@@ -7,9 +7,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::ResourceExt;
+use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use super::input::{Input, Place};
+use super::input::{Input, Object, Place};
 use crate::{
     api::{
         Resilience, TargetKind, TargetRef,
@@ -79,13 +80,17 @@ impl World {
             istio: Knows::default(),
             settings: settings.clone(),
         };
-        for mut object in input.objects {
+        let mut objects = input.objects;
+        for object in &mut objects {
             if let Some(Value::Object(metadata)) = object.value.get_mut("metadata")
                 && metadata.get("namespace").is_none_or(Value::is_null)
             {
                 metadata.insert("namespace".to_owned(), json!(namespace));
             }
-            if let Err(why) = world.add(object.value, &object.place) {
+        }
+        let decoded: Vec<_> = objects.par_iter().map(|object| judged(&object.value)).collect();
+        for (object, policy) in objects.iter().zip(decoded) {
+            if let Err(why) = world.add(object, policy) {
                 world.unreadable.push(format!("{}: {why}", object.place));
             }
         }
@@ -93,22 +98,22 @@ impl World {
         world
     }
 
-    fn add(&mut self, value: Value, place: &Place) -> Result<(), String> {
+    fn add(&mut self, object: &Object, policy: Option<Result<Resilience, Vec<Violation>>>) -> Result<(), String> {
+        let Object { place, value } = object;
         let text = |pointer| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (namespace, name, kind) = (text("/metadata/namespace"), text("/metadata/name"), text("/kind"));
         let version = text("/apiVersion");
         let group = version.split_once('/').map_or("", |(group, _)| group);
         let broken = |error: serde_json::Error| format!("{kind} {namespace}/{name}: {error}");
-        match (group, &*kind) {
-            // Also under a wrong version or a wrong kind: it is meant for us, and `decode` says so.
-            (names::GROUP, _) | (_, names::KIND) => {
-                let object = schema::decode(&value);
-                if let Ok(policy) = &object {
-                    let view = live::Policy::Readable(Box::new(policy.clone()));
-                    let _delta = self.held.policies.put(fresh(&namespace, &name, view));
-                }
-                self.policies.push(Policy { place: place.clone(), namespace, name, object });
+        if let Some(object) = policy {
+            if let Ok(policy) = &object {
+                let view = live::Policy::Readable(Box::new(policy.clone()));
+                let _delta = self.held.policies.put(fresh(&namespace, &name, view));
             }
+            self.policies.push(Policy { place: place.clone(), namespace, name, object });
+            return Ok(());
+        }
+        match (group, &*kind) {
             ("", "Service") => {
                 let service: Service = serde_json::from_value(value.clone()).map_err(broken)?;
                 let _delta = self.held.services.put(fresh(&namespace, &name, ServiceView::from(&service)));
@@ -127,19 +132,19 @@ impl World {
                 let _delta = self.held.slices.put(fresh(&namespace, &name, live::slice(slice).view));
             }
             (names::ISTIO_GROUP, kind @ ("Sidecar" | "DestinationRule" | "VirtualService")) => {
-                let (meta, spec) = parts(&value).map_err(broken)?;
+                let (meta, spec) = parts(value).map_err(broken)?;
                 let kind = Kind::ALL.into_iter().find(|one| one.as_str() == kind).unwrap_or(Kind::Sidecar);
                 self.put_istio(Existing::new(kind, &meta, spec));
             }
             (names::GATEWAY_API_GROUP, "HTTPRoute" | "GRPCRoute") => {
                 let of_http = kind == "HTTPRoute";
                 let kind = if of_http { GatewayRouteKind::HttpRoute } else { GatewayRouteKind::GrpcRoute };
-                let (meta, spec) = parts(&value).map_err(broken)?;
+                let (meta, spec) = parts(value).map_err(broken)?;
                 let route = Arc::new(GatewayRoute::new(kind, &meta, &spec));
                 let _delta = self.held.gateway_routes(kind).put(fresh(&namespace, &name, route));
             }
             ("apiextensions.k8s.io", "CustomResourceDefinition")
-                if self.istio.add_crd(&value).map_err(|why| format!("{kind} {name}: {why}"))? => {}
+                if self.istio.add_crd(value).map_err(|why| format!("{kind} {name}: {why}"))? => {}
             _ => self.passed_over.push(format!("{place}: {kind} {namespace}/{name}")),
         }
         Ok(())
@@ -265,6 +270,13 @@ fn keep_shared(there: &Existing, spec: &mut Value) {
             spec["trafficPolicy"][block] = ours.clone();
         }
     }
+}
+
+/// What the API server would make of it, if it is meant for us; also under a wrong version or a wrong kind, which is said.
+fn judged(value: &Value) -> Option<Result<Resilience, Vec<Violation>>> {
+    let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
+    let group = text("apiVersion").split_once('/').map_or("", |(group, _)| group);
+    (group == names::GROUP || text("kind") == names::KIND).then(|| schema::decode(value))
 }
 
 fn fresh<V>(namespace: &str, name: &str, view: V) -> Entry<V> {
