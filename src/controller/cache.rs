@@ -191,13 +191,26 @@ impl<V: View> Cache<V> {
 
     /// Candidates for a key, in no order; see [`Index`].
     pub fn by(&self, key: Key<'_>) -> Vec<Arc<Entry<V>>> {
-        let found = self.read().index.by(key).to_vec();
+        self.under(&[key], None)
+    }
+
+    /// Candidates for any of the keys, and for a host, by its name and under every wildcard that covers it; each once,
+    /// by namespace and name.
+    pub fn under(&self, keys: &[Key<'_>], covering: Option<&str>) -> Vec<Arc<Entry<V>>> {
+        let held = self.read();
+        let by_keys = keys.iter().flat_map(|key| held.index.by(*key));
+        let by_host = covering.into_iter().flat_map(|host| held.index.covering(host));
+        let mut found: Vec<_> = by_keys.chain(by_host).cloned().collect();
+        drop(held);
+        found.sort_by(|one, two| (&one.namespace, &one.name).cmp(&(&two.namespace, &two.name)));
+        found.dedup_by(|one, two| Arc::ptr_eq(one, two));
         self.given(found).collect()
     }
 
-    /// Candidates for a host, by its name and under every wildcard that covers it, in no order.
-    pub fn covering(&self, host: &str) -> Vec<Arc<Entry<V>>> {
-        let found = self.read().index.covering(host).cloned().collect();
+    /// Candidates for a key, but the one of that namespace and name.
+    pub fn by_beside(&self, one: Option<(&str, &str)>, key: Key<'_>) -> Vec<Arc<Entry<V>>> {
+        let mut found = self.read().index.by(key).to_vec();
+        found.retain(|stored| Some((&*stored.namespace, &*stored.name)) != one);
         self.given(found).collect()
     }
 

@@ -16,6 +16,7 @@ use std::{
 use super::{
     cache::{Entry, Stored},
     relations::is_policy,
+    server_side,
     world::{Policy, Slice},
 };
 use crate::{
@@ -45,6 +46,8 @@ pub enum Key<'a> {
     Target(&'a str, &'a str),
     /// Namespace and name of the Service that an EndpointSlice belongs to.
     Service(&'a str, &'a str),
+    /// Namespace of a policy that states the server's side.
+    Stating(&'a str),
 }
 
 /// What is kept of an object, as far as it is looked for.
@@ -60,6 +63,9 @@ impl Indexed for Policy {
         tell(Key::Uid(&entry.uid));
         if let Some(target) = entry.view.target() {
             tell(Key::Target(&entry.namespace, &names::generated_name(target)));
+        }
+        if server_side::stated(&entry.view).is_some() {
+            tell(Key::Stating(&entry.namespace));
         }
     }
 }
@@ -242,7 +248,13 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::controller::{cache::Cache, observe::observe, relations::of_istio, world, world::World};
+    use crate::controller::{
+        cache::Cache,
+        observe::observe,
+        relations::{of_istio, of_service, of_slice},
+        world,
+        world::World,
+    };
 
     fn object(kind: Kind, namespace: &str, name: &str, spec: &Value, owner: Option<&str>) -> Entry<Arc<Existing>> {
         let owners = owner.map(|owner| {
@@ -337,6 +349,11 @@ mod tests {
                 "endpoints": [{"addresses": ["10.0.0.1"]}],
             });
             world.slices.put(world::slice(serde_json::from_value(slice).unwrap()));
+            let service = json!({
+                "metadata": {"name": name, "namespace": namespace, "uid": name},
+                "spec": {"selector": {"app": name}, "ports": [{"name": "http", "port": 80}]},
+            });
+            world.services.put(world::service(serde_json::from_value(service).unwrap()));
         }
         world.istio(Kind::DestinationRule).put(rule("istio-system", "all", "*.local"));
         world
@@ -361,11 +378,18 @@ mod tests {
             let look = visited(&world);
             let delta =
                 world.istio(Kind::DestinationRule).remove("elsewhere", "app-3", "elsewhere-app-3", None).unwrap();
-            assert_eq!(of_istio(&delta, &world), BTreeSet::from([("ns-3".to_owned(), policy.name.clone())]));
-            (look, visited(&world))
+            let own = BTreeSet::from([("ns-3".to_owned(), policy.name.clone())]);
+            assert_eq!(of_istio(&delta, &world), own);
+            let rule = visited(&world);
+            let delta = world.slices.remove("ns-3", "app-3", "app-3", None).unwrap();
+            assert_eq!(of_slice(&delta, &world), own);
+            let slice = visited(&world);
+            let delta = world.services.remove("ns-3", "app-3", "app-3", None).unwrap();
+            assert_eq!(of_service(&delta, &world), own);
+            [look, rule, slice, visited(&world)]
         };
         let small = visits(10);
-        assert!(small.0 > 0 && small.1 > 0, "nothing was counted");
+        assert!(!small.contains(&0), "nothing was counted");
         assert_eq!(visits(10_000), small);
     }
 
@@ -417,10 +441,10 @@ mod tests {
                 host.strip_prefix('*').map_or(host == asked, |end| asked.ends_with(end))
             };
             let scanned: Vec<_> = rules.all().filter(|entry| covers(&entry.view)).collect();
-            prop_assert_eq!(places(&rules.covering(&asked)), places(&scanned));
-            prop_assert_eq!(rules.covering(&asked).len(), scanned.len());
+            prop_assert_eq!(places(&rules.under(&[], Some(&asked))), places(&scanned));
+            prop_assert_eq!(rules.under(&[], Some(&asked)).len(), scanned.len());
             rules.retain(None, &std::collections::HashSet::new());
-            prop_assert_eq!(rules.covering(&asked).len(), 0);
+            prop_assert_eq!(rules.under(&[], Some(&asked)).len(), 0);
         }
     }
 }

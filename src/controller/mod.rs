@@ -68,7 +68,7 @@ use crate::{
     validate,
 };
 use apply::{For, Hands};
-use cache::{Cache, Delta, View};
+use cache::{Cache, Delta, Entry, View};
 use calls::{CallError, Calls, Verdict};
 use events::Publisher;
 use installed::{Installed, Served};
@@ -497,7 +497,12 @@ impl Wiring {
         let Watched { kind, scope, unseen, counted } = watched;
         async move {
             let world = &shared.context.hands.world;
-            let tell = |delta: &Delta<V>| shared.keys.look_at_all(world, &concerned(delta, world));
+            let tell = |delta: &Delta<V>| {
+                // Who begins looks at everything, and who stands by at nothing.
+                if shared.keys.is_open() {
+                    shared.keys.look_at_all(world, &concerned(delta, world));
+                }
+            };
             let within = scope.clone();
             let recovered = || shared.try_now(within.as_deref());
             let relist = || shared.retries.relist();
@@ -561,8 +566,9 @@ async fn attend(key: Arc<Key>, shared: Arc<Shared>) -> Result<Action, Infallible
     if let Some(since) = asked {
         shared.metrics.waited(since.elapsed());
     }
-    shared.lag.begin((&namespace, &name), lag::is_unobserved(policy().as_deref()), asked.unwrap_or(begun));
-    let ended = AssertUnwindSafe(look(&shared, &key, &namespace, &name)).catch_unwind().await;
+    let found = policy();
+    shared.lag.begin((&namespace, &name), lag::is_unobserved(found.as_deref()), asked.unwrap_or(begun));
+    let ended = AssertUnwindSafe(look(&shared, &key, &namespace, &name, found)).catch_unwind().await;
     let (label, class) = match &ended {
         Ok(Ok(End::Gone)) => ("gone", Class::Never),
         Ok(Ok(End::Leaving)) => ("leaving", Class::Never),
@@ -597,10 +603,16 @@ async fn attend(key: Arc<Key>, shared: Arc<Shared>) -> Result<Action, Infallible
     Ok(shared.retries.after(&namespace, &name, class))
 }
 
-async fn look(shared: &Shared, key: &Key, namespace: &str, name: &str) -> Result<End, CallError> {
+/// `found`: the policy of that name.
+async fn look(
+    shared: &Shared,
+    key: &Key,
+    namespace: &str,
+    name: &str,
+    found: Option<Arc<Entry<Policy>>>,
+) -> Result<End, CallError> {
     let hands = &shared.context.hands;
     let world = &hands.world;
-    let found = world.policies.get(namespace, name);
     let alive = found.as_ref().map(|policy| policy.uid.as_str());
     let of = For { namespace, policy: name };
     live::read_what_is_unsure(hands, of, found.as_deref()).await?;
@@ -608,7 +620,7 @@ async fn look(shared: &Shared, key: &Key, namespace: &str, name: &str) -> Result
     report(namespace, name, &left);
     let Some(found) = found else {
         shared.context.board.forget(namespace, name);
-        shared.keys.forget(namespace, name, || world.policies.get(namespace, name).is_some());
+        shared.keys.forget(namespace, name, || world.policies.uid(namespace, name).is_some());
         return Ok(End::Gone);
     };
     if found.view.meta().deletion_timestamp.is_some() {

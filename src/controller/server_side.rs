@@ -51,13 +51,15 @@ fn asking(resilience: &Resilience) -> Option<&str> {
     Some(&target.name)
 }
 
-fn stated(policy: &Policy) -> Option<&str> {
+pub fn stated(policy: &Policy) -> Option<&str> {
     policy.readable().and_then(asking)
 }
 
 /// Policies of a namespace that state the server's side of pods that may have these labels.
 pub fn of_labels(world: &World, namespace: &str, labels: &Selector) -> Names {
-    of(world, world.policies.within(namespace), labels)
+    let mut stating = world.policies.by(Key::Stating(namespace));
+    stating.retain(|policy| policy.namespace == namespace);
+    of(world, stating, labels)
 }
 
 /// Those of its namespace that a Sidecar may select pods of; of all namespaces if it is for the mesh.

@@ -234,7 +234,17 @@ impl World {
 
     /// The policies for a target.
     pub fn targeting(&self, namespace: &str, target: &TargetRef) -> Vec<Arc<Entry<Policy>>> {
-        let mut policies = self.policies.by(Key::Target(namespace, &names::generated_name(target)));
+        self.targeting_beside(None, namespace, target)
+    }
+
+    /// Likewise, but the one of that namespace and name.
+    pub fn targeting_beside(
+        &self,
+        one: Option<(&str, &str)>,
+        namespace: &str,
+        target: &TargetRef,
+    ) -> Vec<Arc<Entry<Policy>>> {
+        let mut policies = self.policies.by_beside(one, Key::Target(namespace, &names::generated_name(target)));
         policies.retain(|policy| policy.namespace == namespace && policy.view.target() == Some(target));
         policies
     }
@@ -242,18 +252,25 @@ impl World {
     /// The policies for a host, of all namespaces, in whatever letters it is written: for the Service that
     /// has it, and for the ServiceEntries that declare it.
     pub fn policies_for(&self, host: &str) -> Vec<Arc<Entry<Policy>>> {
+        self.policies_for_beside(None, host)
+    }
+
+    /// Likewise, but the one of that namespace and name.
+    pub fn policies_for_beside(&self, one: Option<(&str, &str)>, host: &str) -> Vec<Arc<Entry<Policy>>> {
         let service = host.strip_suffix(&*self.cluster_domain).and_then(|host| host.strip_suffix(".svc."));
         let service = service.and_then(|host| host.split_once('.'));
         let entries = self.entries.by(Key::Host(&host.to_ascii_lowercase()));
-        let mut policies: Vec<_> =
-            service
-                .map(|(name, namespace)| self.targeting(namespace, &TargetRef::new(TargetKind::Service, name)))
-                .into_iter()
-                .chain(entries.iter().map(|entry| {
-                    self.targeting(&entry.namespace, &TargetRef::new(TargetKind::ServiceEntry, &entry.name))
-                }))
-                .flatten()
-                .collect();
+        let mut policies: Vec<_> = service
+            .map(|(name, namespace)| (namespace, TargetRef::new(TargetKind::Service, name)))
+            .into_iter()
+            .chain(
+                entries
+                    .iter()
+                    .map(|entry| (entry.namespace.as_str(), TargetRef::new(TargetKind::ServiceEntry, &entry.name))),
+            )
+            .map(|(namespace, target)| self.targeting_beside(one, namespace, &target))
+            .flatten()
+            .collect();
         policies.retain(|policy| self.host_of(policy).is_some_and(|own| own.eq_ignore_ascii_case(host)));
         policies
     }
@@ -280,11 +297,7 @@ impl World {
         if host.is_empty() {
             return Vec::new();
         }
-        let mut found = self.istio(kind).covering(&as_read(kind, host.to_owned()));
-        found.extend(self.istio(kind).by(Key::Destination(host)));
-        found.sort_by(|one, two| place(one).cmp(&place(two)));
-        found.dedup_by(|one, two| place(one) == place(two));
-        found
+        self.istio(kind).under(&[Key::Destination(host)], Some(&as_read(kind, host.to_owned())))
     }
 
     /// The Istio objects of a namespace that have one of the uids for an owner, the name, or the host,
@@ -295,15 +308,16 @@ impl World {
 
     fn of_kind_concerning(&self, kind: Kind, namespace: &str, stake: &Stake<'_>) -> Vec<Arc<Entry<Arc<Existing>>>> {
         let cache = self.istio(kind);
-        let mut found: Vec<_> = stake.name.and_then(|name| cache.get(namespace, name)).into_iter().collect();
-        found.extend(stake.uid.into_iter().flat_map(|uid| cache.by(Key::Uid(uid))));
-        if let Some(host) = stake.host {
-            found.extend(cache.by(Key::Host(&as_read(kind, host.to_owned()))));
-            found.extend(cache.by(Key::Destination(host)));
-        }
+        let host = stake.host.map(|host| as_read(kind, host.to_owned()));
+        let of_host = host.iter().map(|host| Key::Host(host)).chain(stake.host.map(Key::Destination));
+        let keys: Vec<Key<'_>> = stake.uid.map(Key::Uid).into_iter().chain(of_host).collect();
+        let mut found = cache.under(&keys, None);
         found.retain(|entry| entry.namespace == namespace && entry.view.concerns(stake, &self.cluster_domain));
-        found.sort_by(|one, two| one.name.cmp(&two.name));
-        found.dedup_by(|one, two| one.name == two.name);
+        // Mostly it is among them.
+        if let Some(name) = stake.name.filter(|name| !found.iter().any(|entry| entry.name == **name)) {
+            found.extend(cache.get(namespace, name).filter(|entry| entry.view.concerns(stake, &self.cluster_domain)));
+            found.sort_by(|one, two| one.name.cmp(&two.name));
+        }
         found
     }
 }

@@ -175,8 +175,8 @@ pub const GUARDS: &[Guard] = &[
     Guard {
         name: "a panic is that of one policy",
         file: "src/controller/mod.rs",
-        with: "AssertUnwindSafe(look(&shared, &key, &namespace, &name)).catch_unwind().await;",
-        without: "AssertUnwindSafe(Ok::<_, ()>(look(&shared, &key, &namespace, &name).await)).0;",
+        with: "AssertUnwindSafe(look(&shared, &key, &namespace, &name, found)).catch_unwind().await;",
+        without: "AssertUnwindSafe(Ok::<_, ()>(look(&shared, &key, &namespace, &name, found).await)).0;",
         tests: &["a_panic_is_that_of_one_policy_and_heals"],
     },
     Guard {
