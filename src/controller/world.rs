@@ -268,8 +268,7 @@ impl World {
                     .iter()
                     .map(|entry| (entry.namespace.as_str(), TargetRef::new(TargetKind::ServiceEntry, &entry.name))),
             )
-            .map(|(namespace, target)| self.targeting_beside(one, namespace, &target))
-            .flatten()
+            .flat_map(|(namespace, target)| self.targeting_beside(one, namespace, &target))
             .collect();
         policies.retain(|policy| self.host_of(policy).is_some_and(|own| own.eq_ignore_ascii_case(host)));
         policies
