@@ -113,6 +113,12 @@ impl World {
             self.policies.push(Policy { place: place.clone(), namespace, name, object });
             return Ok(());
         }
+        if let Some(kind) = Kind::ALL.into_iter().find(|one| group == names::ISTIO_GROUP && one.as_str() == kind) {
+            let (meta, spec) = parts(value).map_err(broken)?;
+            let view = Arc::new(Existing::new(kind, &meta, spec));
+            let _delta = self.held.istio(kind).put(fresh(&namespace, &name, view));
+            return Ok(());
+        }
         match (group, &*kind) {
             ("", "Service") => {
                 let service: Service = serde_json::from_value(value.clone()).map_err(broken)?;
@@ -131,11 +137,6 @@ impl World {
                 let slice: EndpointSlice = serde_json::from_value(value.clone()).map_err(broken)?;
                 let _delta = self.held.slices.put(fresh(&namespace, &name, live::slice(slice).view));
             }
-            (names::ISTIO_GROUP, kind @ ("Sidecar" | "DestinationRule" | "VirtualService")) => {
-                let (meta, spec) = parts(value).map_err(broken)?;
-                let kind = Kind::ALL.into_iter().find(|one| one.as_str() == kind).unwrap_or(Kind::Sidecar);
-                self.put_istio(Existing::new(kind, &meta, spec));
-            }
             (names::GATEWAY_API_GROUP, "HTTPRoute" | "GRPCRoute") => {
                 let of_http = kind == "HTTPRoute";
                 let kind = if of_http { GatewayRouteKind::HttpRoute } else { GatewayRouteKind::GrpcRoute };
@@ -148,11 +149,6 @@ impl World {
             _ => self.passed_over.push(format!("{place}: {kind} {namespace}/{name}")),
         }
         Ok(())
-    }
-
-    fn put_istio(&self, object: Existing) {
-        let entry = fresh(&object.namespace.clone(), &object.name.clone(), Arc::new(object));
-        let _delta = self.held.istio(entry.view.kind).put(entry);
     }
 
     /// Namespaces with DestinationRules or VirtualServices.
