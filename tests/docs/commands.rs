@@ -8,7 +8,7 @@ use super::fences::{Command, PLACES, commands, filled, pages};
 use crate::support::{read, root};
 
 /// What kubectl does, as far as pages tell people to.
-const VERBS: [&str; 22] = [
+const VERBS: [&str; 23] = [
     "annotate",
     "apply",
     "auth",
@@ -20,6 +20,8 @@ const VERBS: [&str; 22] = [
     "exec",
     "explain",
     "get",
+    // A plug-in, as ours is.
+    "krew",
     "label",
     "logs",
     "patch",
