@@ -33,3 +33,4 @@ pub mod translate;
 pub mod validate;
 pub mod verification;
 pub mod verify;
+pub mod why;

@@ -68,7 +68,7 @@ fn every_command_with_an_answer_takes_the_same_formats() {
         let words = text(&help.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(words.contains(&format!("[possible values: {formats}]")), "{command}: {words}");
     };
-    for command in ["validate", "diff", "explain", "top", "load"] {
+    for command in ["validate", "diff", "explain", "status", "top", "why", "load"] {
         offers(command, "table, json, yaml");
     }
     for command in ["render", "crd", "import"] {

@@ -765,3 +765,89 @@ async fn top_says_which_service_is_not_there_which_right_is_missing_and_that_the
     let said = stage.fails(2, &["top", "shop.ns.svc.cluster.local"]).await;
     assert!(said.contains("ask for the right to list pods in namespace ns"), "{said}");
 }
+
+#[tokio::test]
+async fn why_tells_what_the_api_server_holds_where_no_proxy_can_be_read_and_names_what_is_missing() {
+    let stage = Stage::new().await;
+    let mut shop = service("shop");
+    shop["spec"]["selector"] = json!({"app": "shop"});
+    stage.fake.put("services", shop);
+    stage.fake.put("endpointslices", slice("shop", 3));
+    let said = stage.fails(1, &["why", "no-such"]).await;
+    assert!(said.contains("there is no Service no-such in namespace ns: -n says which namespace"), "{said}");
+    let page = stage.prints(2, &["why", "shop", "--for", "0"]).await;
+    assert!(
+        page.starts_with("no proxy that calls Service ns/shop was read: nothing is known of its calls\n"),
+        "{page}"
+    );
+
+    // One endpoint is on its way out, and nobody is ready; the pod's proxy gives no way in.
+    stage.fake.put("endpointslices", slice("shop", 0));
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": "shop-1", "namespace": "ns",
+            "labels": {"app": "shop", "service.istio.io/canonical-name": "shop"},
+            "annotations": {"sidecar.istio.io/status": "{}"},
+        },
+        "spec": {"containers": []},
+        "status": {"phase": "Running", "containerStatuses": [{
+            "name": "shop", "ready": false, "image": "", "imageID": "", "restartCount": 7,
+            "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+        }]},
+    });
+    stage.fake.put("pods", pod);
+    let why = stage.json(1, &["why", "svc/shop", "--for", "0", "--client", "ns/shop"]).await;
+    let cause = &why["causes"][0];
+    assert_eq!((&cause["cause"], &cause["class"]), (&json!("NoEndpoints"), &json!("MustFail")));
+    let evidence = &cause["evidence"][0];
+    assert_eq!(
+        (&evidence["seenAt"], &evidence["says"]),
+        (&json!("Pod ns/shop-1"), &json!("is not ready: container shop: CrashLoopBackOff"))
+    );
+    let not_seen = why["notSeen"].to_string();
+    assert!(not_seen.contains("the proxy of ns/shop-1: the API server forwards no port to it"), "{not_seen}");
+    let page = stage.prints(1, &["why", "shop", "--for", "0"]).await;
+    assert!(
+        page.contains("1. no endpoint (it cannot but fail): Service ns/shop has no endpoint that is ready"),
+        "{page}"
+    );
+
+    stage.fake.bar("peerauthentications", "istio-system", true);
+    let page = stage.prints(1, &["why", "shop", "--for", "0"]).await;
+    let right = "ask for the right to list peerauthentications.security.istio.io in namespace istio-system";
+    assert!(page.contains(right), "{page}");
+    let said = stage.fails(2, &["why", "shop", "--for", "0", "--client", "nowhere"]).await;
+    assert!(said.contains("there is no running pod with a proxy of nowhere"), "{said}");
+    stage.fake.bar("pods", "", true);
+    stage.fake.bar("pods", "ns", true);
+    let said = stage.fails(2, &["why", "shop", "--for", "0"]).await;
+    assert!(said.contains("ask for the right to list pods in namespace ns"), "{said}");
+    let writes = stage.fake.writes();
+    assert!(writes.is_empty(), "why wrote: {writes:?}");
+}
+
+#[tokio::test]
+async fn status_tells_each_policy_on_a_line_and_one_with_all_its_conditions() {
+    let stage = Stage::with(&breaker(5)).await;
+    let page = stage.prints(0, &["status"]).await;
+    let rows: Vec<Vec<&str>> =
+        page.lines().map(|line| line.split("  ").filter(|cell| !cell.is_empty()).map(str::trim).collect()).collect();
+    assert_eq!(rows[0], ["NAME", "TARGET", "READY", "SINCE", "REASON", "INEFFECT", "WARNINGS"]);
+    assert_eq!((rows[1][0], rows[1][1], rows[1][2]), ("shop", "Service shop", "True"), "{page}");
+    assert_eq!(stage.prints(0, &["get"]).await.lines().count(), 2);
+    let page = stage.prints(0, &["status", "rsl/shop"]).await;
+    assert!(page.starts_with("Resilience ns/shop for Service shop\n"), "{page}");
+    for condition in ["Accepted", "Programmed", "InEffect", "Ready", "Stalled"] {
+        assert!(page.lines().any(|line| line.trim().starts_with(condition)), "no {condition}: {page}");
+    }
+    // A spec that nobody has looked at is not ready, whatever was said of the one before.
+    stage.fake.patch("resiliences", "shop", &json!({"spec": {"limits": {"perClient": {"activeRequests": 6}}}}));
+    let report = stage.json(1, &["status", "shop"]).await;
+    assert_eq!((&report["ready"], &report["policies"][0]["current"]), (&json!(false), &json!(false)));
+    let said = stage.fails(1, &["status", "no-such"]).await;
+    assert!(said.contains("there is no Resilience no-such in namespace ns: -n says which namespace"), "{said}");
+    stage.fake.bar("resiliences", "ns", true);
+    let said = stage.fails(2, &["status"]).await;
+    assert!(said.contains("ask for the right to list resiliences.resilience.dev in namespace ns"), "{said}");
+}

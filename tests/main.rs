@@ -41,3 +41,4 @@ mod start;
 mod support;
 mod top;
 mod verify;
+mod why;

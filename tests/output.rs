@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use resilience_operator::{cli, load, report, runtime::log_level, top, verification};
+use resilience_operator::{cli, load, report, runtime::log_level, top, verification, why};
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::Value;
 
@@ -26,8 +26,10 @@ fn every_field_that_is_printed_for_programs_is_in_the_documentation() {
     page.push_str(&section::<cli::validate::Report>("validate"));
     page.push_str(&section::<cli::diff::Report>("diff"));
     page.push_str(&section::<report::Page>("explain"));
+    page.push_str(&section::<cli::status::Report>("status"));
     page.push_str(&section::<cli::import::Report>("import"));
     page.push_str(&section::<top::Top>("top"));
+    page.push_str(&section::<why::Why>("why"));
     page.push_str(&section::<verification::Report>("verify"));
     page.push_str(&section::<load::Report>("load"));
     page.push_str(&section::<log_level::Level>("log-level"));

@@ -7,6 +7,7 @@
 
 mod contenders;
 mod counts;
+mod envoy;
 mod filled;
 mod findings;
 mod fixtures;

@@ -18,7 +18,8 @@ use crate::lab::{Lab, Options};
 use crate::report::Report;
 use crate::sandbox;
 use crate::{
-    bench, chaos, current, demo, first_hour, images, measured, operator, release, scenarios, suite, supply, workloads,
+    bench, chaos, current, demo, first_hour, guards, images, measured, operator, release, scenarios, suite, supply,
+    workloads,
 };
 
 /// A real Kubernetes node with real Istio, in namespaces of its own.
@@ -89,6 +90,12 @@ enum Task {
         /// Only list them
         #[arg(long)]
         list: bool,
+    },
+    /// Take each guard of the operator out of a copy of the tree, and see its tests fall; a build for each
+    Guards {
+        /// Only guards whose names contain this
+        #[arg(default_value = "")]
+        only: String,
     },
     /// The operator under faults drawn from a seed, while a watcher looks for what must never be
     Chaos(chaos::Chaos),
@@ -208,6 +215,7 @@ pub fn main() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Measured { names, list: false } => measured::run(&Checkout::find()?, &names),
+        Task::Guards { only } => guards::run(&Checkout::find()?, &only).map(|()| ExitCode::SUCCESS),
         Task::Chaos(chaos) => chaos::main(&chaos),
         Task::ChaosProxy { state } => chaos::proxy::server::main(&state).map(|()| ExitCode::SUCCESS),
         Task::Bench { what: Some(Benchmark::Load { rounds, seconds }), .. } => {

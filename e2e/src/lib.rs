@@ -29,6 +29,7 @@ pub mod envoy;
 mod fences;
 pub mod first_hour;
 pub mod fortio;
+pub mod guards;
 pub mod helm;
 pub mod image;
 pub mod images;

@@ -47,6 +47,7 @@ pub mod top;
 pub mod verify;
 pub mod versions;
 pub mod what_clients_get;
+pub mod why;
 pub mod write_economy;
 
 /// One behaviour.
@@ -115,6 +116,7 @@ pub const ON_THE_LAB: &[Scenario] = &[
     Scenario { name: "diff_and_explain_say_what_the_operator_does", run: command_line::tells },
     Scenario { name: "the_log_level_changes_while_it_runs", run: log_level::changes_while_it_runs },
     Scenario { name: "top_and_its_page_tell_an_incident_as_the_counters_do", run: top::tells_the_incident },
+    Scenario { name: "why_is_right_for_ten_causes", run: why::is_right },
     Scenario { name: "verify_passes_where_limits_act", run: verify::passes_where_limits_act },
     Scenario { name: "verify_passes_on_the_other_samples", run: verify::passes_on_the_other_samples },
     Scenario { name: "verify_fails_with_the_right_sentence", run: verify::fails_with_the_right_sentence },

@@ -22,6 +22,9 @@ pub struct Paint {
 }
 
 impl Paint {
+    /// No colours.
+    pub const PLAIN: Self = Self { on: false };
+
     /// Colours on a terminal, unless `NO_COLOR` is set to anything (no-color.org) or the terminal is
     /// a dumb one.
     fn of(terminal: bool) -> Self {

@@ -121,6 +121,7 @@ pub fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Res
 }
 
 /// Reads namespaces of one cluster.
+#[derive(Clone)]
 pub struct Reader {
     pub(super) client: Client,
     pub(super) address: String,
@@ -316,6 +317,7 @@ fn group(plural: &str) -> &'static str {
         "resiliences" => names::GROUP,
         "httproutes" | "grpcroutes" => names::GATEWAY_API_GROUP,
         "deployments" | "statefulsets" | "daemonsets" => "apps",
+        "peerauthentications" => "security.istio.io",
         _ => names::ISTIO_GROUP,
     }
 }
@@ -332,7 +334,7 @@ fn root_of(error: &kube::Error) -> String {
 }
 
 /// Waits for `work`; after a second, and on a terminal, standard error says for what.
-async fn patiently<T>(what: &str, work: impl Future<Output = T>) -> T {
+pub(super) async fn patiently<T>(what: &str, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     tokio::select! {
         done = &mut work => return done,

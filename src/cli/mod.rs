@@ -18,10 +18,12 @@ mod neighbours;
 pub mod output;
 pub mod render;
 pub mod run;
+pub mod status;
 pub mod top;
 pub mod validate;
 pub mod verify;
 pub mod verify_worker;
+pub mod why;
 pub mod world;
 pub mod yaml;
 
@@ -52,8 +54,11 @@ enum Command {
     Validate(validate::Args),
     Diff(diff::Args),
     Explain(explain::Args),
+    #[command(visible_alias = "get")]
+    Status(status::Args),
     Import(import::Args),
     Top(top::Args),
+    Why(why::Args),
     Verify(verify::Args),
     #[command(hide = true)]
     VerifyWorker(verify_worker::Args),
@@ -84,8 +89,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Validate(args) => validate::run(&args, &mut io),
         Command::Diff(args) => diff::run(&args, &mut io),
         Command::Explain(args) => explain::run(&args, &mut io),
+        Command::Status(args) => status::run(&args, &mut io),
         Command::Import(args) => import::run(&args, &mut io),
         Command::Top(args) => top::run(&args, &mut io),
+        Command::Why(args) => why::run(&args, &mut io),
         Command::Verify(args) => verify::run(&args, &mut io),
         Command::VerifyWorker(args) => verify_worker::run(&args),
         Command::Crd(args) => crd::run(&args, &mut io.out),

@@ -79,7 +79,7 @@ const WORKLOADS: [(&str, &str, &str); 4] = [
     ("v1", "Pod", "pods"),
 ];
 
-fn resource(api_version: &str, kind: &str, plural: &str) -> ApiResource {
+pub(super) fn resource(api_version: &str, kind: &str, plural: &str) -> ApiResource {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural)
 }
@@ -206,7 +206,16 @@ impl Reader {
         Err(format!("namespace {namespace} has no workload {workload} ({kinds}): --client {namespace} asks for any"))
     }
 
-    async fn get(&self, of: &ApiResource, namespace: &str, name: &str) -> Result<Option<DynamicObject>, String> {
+    /// An object, if it is there.
+    ///
+    /// # Errors
+    /// What went wrong, and what to do.
+    pub(super) async fn get(
+        &self,
+        of: &ApiResource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<DynamicObject>, String> {
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, of);
         match timeout(DEADLINE, api.get_opt(name)).await {
             Ok(answer) => answer.map_err(|error| self.explain(&error, &of.plural, namespace)),

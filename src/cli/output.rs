@@ -1,5 +1,6 @@
 //! The formats that commands print in: for people, or for programs.
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::yaml;
@@ -65,6 +66,19 @@ pub fn count(number: usize, one: &str) -> String {
     format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 
+/// How long ago, in one unit, rounded down.
+#[must_use]
+pub fn ago(now: Timestamp, then: Timestamp) -> String {
+    let seconds = now.duration_since(then).as_secs().max(0);
+    let (number, unit) = match seconds {
+        0..60 => (seconds, "second"),
+        60..3600 => (seconds / 60, "minute"),
+        3600..86400 => (seconds / 3600, "hour"),
+        _ => (seconds / 86400, "day"),
+    };
+    count(usize::try_from(number).unwrap_or(0), unit)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,5 +87,17 @@ mod tests {
     fn columns_stand_below_each_other_and_lines_end_with_their_last_word() {
         let rows = [vec!["a".to_owned(), "bb".to_owned()], vec!["ccc".to_owned(), String::new()]];
         assert_eq!(columns(1, &rows), " a    bb\n ccc\n");
+    }
+
+    #[test]
+    fn a_time_is_told_in_its_largest_unit() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let before = |seconds: i64| ago(now, Timestamp::from_second(1_000_000 - seconds).unwrap());
+        assert_eq!(
+            [0, 1, 59, 60, 7_199, 86_400, 200_000].map(before),
+            ["0 seconds", "1 second", "59 seconds", "1 minute", "1 hour", "1 day", "2 days"]
+        );
+        // Clocks differ.
+        assert_eq!(before(-5), "0 seconds");
     }
 }

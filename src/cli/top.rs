@@ -1,6 +1,6 @@
 //! `top [SERVICE]`: the breakers of clients, live.
 
-mod proxies;
+pub(super) mod proxies;
 mod screen;
 pub mod table;
 mod terminal;

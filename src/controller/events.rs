@@ -7,7 +7,7 @@ use kube::{
     Resource as _,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::sleep};
 
 use crate::{
     api::{
@@ -22,9 +22,18 @@ use crate::{
 /// How long one may take.
 const DEADLINE: Duration = Duration::from_secs(3);
 
-/// So many wait at most, and what comes on top is dropped. `client-go` has room for a thousand
-/// (`tools/record/event.go`, `maxQueuedEvents`), and publishes likewise: beside the work, one after the other.
-const ROOM: usize = 4_096;
+/// So many wait at most, and what comes on top is dropped: enough for ten thousand policies that come at once.
+/// `client-go` has room for a thousand (`tools/record/event.go`, `maxQueuedEvents`), and publishes likewise: beside the
+/// work, one after the other.
+const ROOM: usize = 32_768;
+
+/// Between two while policies wait for their turn. An event costs the API server as much as a rule: published as fast as
+/// they come, those of a storm took a sixth of it from the policies.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A recorder publishes so many. kube's keeps each of them for six minutes, and looks through all for each new one; a
+/// new recorder only cannot tell that an event is one more of a series.
+const OF_A_RECORDER: u32 = 256;
 
 /// Longest note that the API takes.
 const NOTE_LIMIT: usize = 1_024;
@@ -38,19 +47,22 @@ pub struct Events {
 /// An event, and what it is about.
 type Told = (Event, ObjectReference);
 
-/// Publishes what is told: writes as others, and so only while the term lasts. One at a time, so that in a storm of
-/// policies their events take a small part of the API server, and policies the rest.
+/// Publishes what is told: writes as others, and so only while the term lasts. One at a time, and few while there is
+/// work, so that in a storm of policies they get the API server, and their events what is left.
 pub struct Publisher {
     queue: mpsc::Receiver<Told>,
-    recorder: Recorder,
     writer: Writer,
+    busy: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
-/// Events of this operator, and what publishes them.
-pub fn events(writer: Writer, metrics: Arc<Metrics>) -> (Events, Publisher) {
+/// Events of this operator, and what publishes them. `busy`: whether policies wait for their turn.
+pub fn events(
+    writer: Writer,
+    metrics: Arc<Metrics>,
+    busy: impl Fn() -> bool + Send + Sync + 'static,
+) -> (Events, Publisher) {
     let (told, queue) = mpsc::channel(ROOM);
-    let recorder = Recorder::new(writer.client().clone(), Reporter::from(names::OPERATOR));
-    (Events { queue: told, metrics }, Publisher { queue, recorder, writer })
+    (Events { queue: told, metrics }, Publisher { queue, writer, busy: Box::new(busy) })
 }
 
 impl Events {
@@ -69,15 +81,22 @@ impl Events {
 impl Publisher {
     /// Publishes, for as long as anybody may tell something.
     pub async fn run(mut self) {
-        while let Some((event, about)) = self.queue.recv().await {
-            self.send(&event, &about).await;
+        loop {
+            let recorder = Recorder::new(self.writer.client().clone(), Reporter::from(names::OPERATOR));
+            for _ in 0..OF_A_RECORDER {
+                let Some((event, about)) = self.queue.recv().await else { return };
+                if (self.busy)() {
+                    sleep(PAUSE).await;
+                }
+                self.send(&recorder, &event, &about).await;
+            }
         }
     }
 
-    async fn send(&self, event: &Event, about: &ObjectReference) {
+    async fn send(&self, recorder: &Recorder, event: &Event, about: &ObjectReference) {
         let failure = match self.writer.allow(DEADLINE) {
             Err(held) => held.to_string(),
-            Ok(allowed) => match allowed.make(self.recorder.publish(event, about)).await {
+            Ok(allowed) => match allowed.make(recorder.publish(event, about)).await {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => format!("no answer within {} s", allowed.left.as_secs_f32()),
@@ -147,10 +166,11 @@ fn cut(mut note: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt as _;
     use jiff::Timestamp;
 
     use super::*;
-    use crate::{api::ResilienceSpec, in_effect::Proof, status};
+    use crate::{api::ResilienceSpec, in_effect::Proof, runtime::lease::term::Term, status};
 
     fn policy() -> Resilience {
         Resilience::new("a", ResilienceSpec::unread())
@@ -165,6 +185,29 @@ mod tests {
         assert!(event(policy.status.as_ref(), &outcome).is_none());
         let another = Outcome::Waiting("Service b does not exist".into());
         assert!(event(policy.status.as_ref(), &another).is_some());
+    }
+
+    /// How long five take to be published, on a clock that jumps.
+    async fn five_take(busy: bool) -> Duration {
+        let taking = tower::service_fn(|request: http::Request<kube::client::Body>| async {
+            let body = request.into_body().collect().await?.to_bytes();
+            Ok::<_, kube::Error>(http::Response::new(kube::client::Body::from(body)))
+        });
+        let writer = Writer::through(kube::Client::new(taking, "ns"), Term::always());
+        let (events, publisher) = events(writer, Arc::default(), move || busy);
+        for name in ["a", "b", "c", "d", "e"] {
+            events.tell(&policy(), &Outcome::Waiting(format!("Service {name} does not exist")));
+        }
+        drop(events);
+        let begun = tokio::time::Instant::now();
+        publisher.run().await;
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_policies_wait_their_events_are_few() {
+        assert_eq!(five_take(false).await, Duration::ZERO);
+        assert_eq!(five_take(true).await, PAUSE * 5);
     }
 
     #[test]

@@ -111,6 +111,11 @@ impl Keys {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether anybody waits for his turn.
+    pub fn is_busy(&self) -> bool {
+        !self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Forgets a name unless `alive`, which is asked while no name can be added: a policy that comes
     /// at this very moment is in the world before it is looked at.
     pub fn forget(&self, namespace: &str, name: &str, alive: impl FnOnce() -> bool) {

@@ -182,12 +182,14 @@ impl Shared {
         metrics: &Arc<Metrics>,
     ) -> (Arc<Self>, UnboundedReceiver<ObjectRef<Key>>, Publisher) {
         let (keys, requests) = Keys::new();
-        let (events, publisher) = events::events(writer.clone(), metrics.clone());
+        let keys = Arc::new(keys);
+        let waiting = keys.clone();
+        let (events, publisher) = events::events(writer.clone(), metrics.clone(), move || waiting.is_busy());
         let settings = validate::Settings {
             cluster_domain: options.cluster_domain.clone(),
             root_namespace: options.root_namespace.clone(),
         };
-        let (keys, world) = (Arc::new(keys), Arc::new(World::new(&settings)));
+        let world = Arc::new(World::new(&settings));
         let (told, around) = (keys.clone(), world.clone());
         let changed = move |delta: &Delta<Arc<Existing>>, by: Option<&str>| {
             let mut names = relations::of_istio(delta, &around);
@@ -320,6 +322,7 @@ pub async fn run(
         .for_each(|_| std::future::ready(()))
         .boxed();
     tokio::select! {
+        biased;
         () = begin => {}
         () = &mut controller => {}
         _ = watches.join_next() => anyhow::bail!("a watch ended; starting anew is the way back to a whole view"),
@@ -498,7 +501,7 @@ impl Wiring {
             let tell = |delta: &Delta<V>| shared.keys.look_at_all(world, &concerned(delta, world));
             let within = scope.clone();
             let recovered = || shared.try_now(within.as_deref());
-            let relist = || shared.retries.relist(kind);
+            let relist = || shared.retries.relist();
             let barred = unseen.map(|unseen| {
                 let shared = &shared;
                 move |barred: bool| {

@@ -5,7 +5,6 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher as _, RandomState},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -21,7 +20,7 @@ pub enum Class {
     Never,
     /// Soon: doubling from a second to five minutes.
     Backoff,
-    /// When somebody has acted of whom no watch tells: every five minutes.
+    /// When somebody has acted of whom no watch tells: doubling from a quarter of a minute to five minutes.
     Slow,
     /// When an event was missed: at the resync.
     Resync,
@@ -55,6 +54,8 @@ pub const fn class(outcome: &Outcome) -> Class {
 }
 
 const FIRST: Duration = Duration::from_secs(1);
+/// For what a person mends.
+const FIRST_SLOW: Duration = Duration::from_secs(15);
 /// Longest wait for another try.
 pub const LONGEST: Duration = Duration::from_mins(5);
 
@@ -63,13 +64,12 @@ pub const LONGEST: Duration = Duration::from_mins(5);
 pub struct Retries {
     failures: Mutex<HashMap<(String, String), u32>>,
     resync: Duration,
-    random: RandomState,
 }
 
 impl Retries {
     /// Nothing failed yet.
     pub fn new(resync: Duration) -> Self {
-        Self { failures: Mutex::default(), resync, random: RandomState::new() }
+        Self { failures: Mutex::default(), resync }
     }
 
     /// When to look at an object again. Forgets its failures unless this is one more.
@@ -88,11 +88,11 @@ impl Retries {
             }
         };
         drop(failures);
-        let chance = self.chance(&key, count);
+        let chance = fastrand::f64();
         match class {
             Class::Never => Action::await_change(),
-            Class::Backoff => Action::requeue(jittered(backoff(count), 0.5, chance)),
-            Class::Slow => Action::requeue(jittered(LONGEST, 0.2, chance)),
+            Class::Backoff => Action::requeue(jittered(backoff(FIRST, count), 0.5, chance)),
+            Class::Slow => Action::requeue(jittered(backoff(FIRST_SLOW, count), 0.2, chance)),
             // Spread, or all objects that started together would come again together.
             Class::Resync => Action::requeue(jittered(self.resync, 0.2, chance)),
         }
@@ -100,8 +100,8 @@ impl Retries {
 
     /// When to list a kind again, though its watch is well: should an event ever be lost, no later one
     /// tells of it.
-    pub fn relist(&self, kind: &str) -> Duration {
-        jittered(self.resync, 0.2, self.chance(&(kind.to_owned(), String::new()), 0))
+    pub fn relist(&self) -> Duration {
+        jittered(self.resync, 0.2, fastrand::f64())
     }
 
     /// What waits for another try, in a namespace or (`None`) in all.
@@ -109,18 +109,11 @@ impl Retries {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.keys().filter(|(namespace, _)| scope.is_none_or(|scope| scope == namespace)).cloned().collect()
     }
-
-    /// Between 0 and 1. Good enough to spread load, and without another crate: the hasher is seeded
-    /// at random for each process.
-    fn chance(&self, key: &(String, String), count: u32) -> f64 {
-        let hash = self.random.hash_one((key, count, std::time::Instant::now()));
-        f64::from(u32::try_from(hash >> 32).unwrap_or(0)) / f64::from(u32::MAX)
-    }
 }
 
 /// Before the n-th next try, from 1.
-fn backoff(count: u32) -> Duration {
-    FIRST.saturating_mul(1 << count.saturating_sub(1).min(16)).min(LONGEST)
+fn backoff(first: Duration, count: u32) -> Duration {
+    first.saturating_mul(1 << count.saturating_sub(1).min(16)).min(LONGEST)
 }
 
 /// `wait` less up to the part `spread` of it.
@@ -133,10 +126,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_from_a_second_to_five_minutes() {
-        let waits: Vec<u64> = (1..=11).map(|count| backoff(count).as_secs()).collect();
-        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
-        assert_eq!(backoff(u32::MAX), LONGEST);
+    fn waits_double_from_their_first_to_five_minutes() {
+        let waits = |first, upto| (1..=upto).map(|count| backoff(first, count).as_secs()).collect::<Vec<_>>();
+        assert_eq!(waits(FIRST, 11), [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+        assert_eq!(waits(FIRST_SLOW, 7), [15, 30, 60, 120, 240, 300, 300]);
+        assert_eq!(backoff(FIRST, u32::MAX), LONGEST);
     }
 
     #[test]

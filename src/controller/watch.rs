@@ -136,12 +136,14 @@ impl Watch<'_> {
         };
         loop {
             let event = tokio::select! {
-                event = events.next() => event,
+                // The list, or events without a pause would keep it off; and the same order in each run of a test.
+                biased;
                 () = &mut again => {
                     events.set(begin());
                     again.set(sleep(relist()));
                     continue;
                 }
+                event = events.next() => event,
             };
             let Some(event) = event else { return };
             match event {

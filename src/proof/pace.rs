@@ -1,9 +1,6 @@
 //! When to ask again.
 
-use std::{
-    hash::{BuildHasher as _, RandomState},
-    time::Duration,
-};
+use std::time::Duration;
 
 /// At most this part of the time is spent asking: a mesh where a round takes long is asked rarely.
 const IDLE_SHARE: u32 = 4;
@@ -27,13 +24,12 @@ pub struct Pace {
     next: Duration,
     /// So that rounds take their share of the time and no more.
     least: Duration,
-    random: RandomState,
 }
 
 impl Pace {
     /// Begins soon.
     pub fn new(first: Duration, rest: Duration) -> Self {
-        Self { first, rest, next: first, least: Duration::ZERO, random: RandomState::new() }
+        Self { first, rest, next: first, least: Duration::ZERO }
     }
 
     /// Something changed.
@@ -54,8 +50,7 @@ impl Pace {
 
     /// How long to wait now. Spread by a fifth, so that operators of several meshes do not go in step.
     pub fn pause(&self) -> Duration {
-        let chance = f64::from(u16::try_from(self.random.hash_one(self.next) >> 48).unwrap_or(0)) / f64::from(u16::MAX);
-        self.next.mul_f64(1.0 - 0.2 * chance).max(self.least)
+        self.next.mul_f64(1.0 - 0.2 * fastrand::f64()).max(self.least)
     }
 }
 

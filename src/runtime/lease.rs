@@ -57,7 +57,6 @@ pub struct Election {
     metrics: Arc<Metrics>,
     recorder: Recorder,
     start: Instant,
-    random: RandomState,
     /// As it was read or written last: what a replacement is made from.
     lease: Option<Lease>,
     said: String,
@@ -75,8 +74,7 @@ impl Election {
         health: Arc<Health>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let random = RandomState::new();
-        let identity = identity(&random);
+        let identity = identity();
         health.block(GATE, "the lease has not been asked for yet");
         metrics.leads(false);
         Self {
@@ -92,7 +90,6 @@ impl Election {
                 Reporter { controller: crate::names::OPERATOR.to_owned(), instance: Some(identity) },
             ),
             start: Instant::now(),
-            random,
             lease: None,
             said: String::new(),
         }
@@ -121,8 +118,7 @@ impl Election {
 
     async fn hold(&mut self) -> Lost {
         loop {
-            let chance = self.chance();
-            let mut next = self.elector.begin(self.now(), today(), chance);
+            let mut next = self.elector.begin(self.now(), today(), fastrand::f64());
             let pause = loop {
                 match next {
                     Next::Call(call) => next = self.make(call).await,
@@ -256,21 +252,16 @@ impl Election {
     fn now(&self) -> Moment {
         self.start.elapsed()
     }
-
-    fn chance(&self) -> f64 {
-        let hash = self.random.hash_one(self.now());
-        f64::from(u32::try_from(hash >> 32).unwrap_or(0)) / f64::from(u32::MAX)
-    }
 }
 
 /// Of this process and of no other: a container that was restarted has the name of the one before it.
-fn identity(random: &RandomState) -> String {
+fn identity() -> String {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = match host.trim() {
         "" => crate::names::OPERATOR,
         host => host,
     };
-    format!("{host}_{:016x}", random.hash_one((std::process::id(), std::time::SystemTime::now())))
+    format!("{host}_{:016x}", RandomState::new().hash_one((std::process::id(), std::time::SystemTime::now())))
 }
 
 /// In the API's precision: what comes back must be what was sent.
@@ -332,6 +323,6 @@ mod tests {
 
     #[test]
     fn no_two_processes_have_the_same_identity() {
-        assert_ne!(identity(&RandomState::new()), identity(&RandomState::new()));
+        assert_ne!(identity(), identity());
     }
 }

@@ -14,17 +14,25 @@ const BASE: Duration = Duration::from_secs(30);
 const MAX: Duration = Duration::from_mins(5);
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Counters and gauges of a cluster that rows are made of.
-const COUNTED: [&str; 10] = [
+/// Counters and gauges of a cluster that rows, and the causes of `why`, are made of.
+const COUNTED: [&str; 18] = [
     "lb_healthy_panic",
     "outlier_detection.ejections_enforced_total",
     "upstream_cx_active",
+    "upstream_cx_connect_fail",
+    "upstream_cx_destroy_remote_with_active_rq",
     "upstream_cx_none_healthy",
+    "upstream_rq_503",
+    "upstream_rq_5xx",
     "upstream_rq_active",
     "upstream_rq_active_overflow",
     "upstream_rq_pending_active",
     "upstream_rq_pending_overflow",
+    "upstream_rq_per_try_timeout",
+    "upstream_rq_retry",
+    "upstream_rq_retry_limit_exceeded",
     "upstream_rq_retry_overflow",
+    "upstream_rq_timeout",
     "upstream_rq_total",
 ];
 
@@ -83,9 +91,13 @@ impl Wanted {
     /// The `filter` of `/stats` that lets through what rows are made of, and nothing else.
     #[must_use]
     pub fn stats_filter(&self) -> String {
-        let names: Vec<String> = COUNTED.iter().map(|name| literal(name)).collect();
-        // Newer versions of Istio end a cluster's name with `;`.
-        format!(r"^cluster\.outbound\|[0-9]+\|[^|]*\|{};?\.({})$", self.hosts(), names.join("|"))
+        stats_of(&format!(r"outbound\|[0-9]+\|[^|]*\|{}", self.hosts()))
+    }
+
+    /// The same, and what a proxy counts of the calls that it takes for its own pod.
+    #[must_use]
+    pub fn stats_filter_of_both_sides(&self) -> String {
+        stats_of(&format!(r"(outbound\|[0-9]+\|[^|]*\|{}|inbound\|[0-9]+\|\|)", self.hosts()))
     }
 
     /// The `name_regex` of `/config_dump` that finds their clusters.
@@ -93,6 +105,12 @@ impl Wanted {
     pub fn name_regex(&self) -> String {
         format!(r"^outbound\|[0-9]+\|[^|]*\|{}$", self.hosts())
     }
+}
+
+fn stats_of(clusters: &str) -> String {
+    let names: Vec<String> = COUNTED.iter().map(|name| literal(name)).collect();
+    // Newer versions of Istio end a cluster's name with `;`.
+    format!(r"^cluster\.{clusters};?\.({})$", names.join("|"))
 }
 
 /// One proxy at one moment.
@@ -120,8 +138,18 @@ pub struct Cluster {
 pub struct Endpoint {
     /// Whether outlier detection has ejected it.
     pub ejected: bool,
+    /// Whether the proxy sends it nothing, for this or for any other reason.
+    pub out: bool,
     /// Requests that were sent to it.
     pub requests: u64,
+    /// Those of them that it answered, and not with a 5xx.
+    pub successes: u64,
+    /// Calls that ended with a 5xx while it was to take them, whoever gave it: also those that were never sent.
+    pub errors: u64,
+    /// Requests that it did not answer in time.
+    pub timeouts: u64,
+    /// Connections to it that failed.
+    pub connect_failures: u64,
     /// Requests that it has not answered yet.
     pub active: u64,
     /// Requests that wait for a connection to it; `None`: an Envoy that does not tell.
@@ -153,11 +181,7 @@ impl Sample {
         }
         let by_name: BTreeMap<String, Target> =
             sample.clusters.keys().map(|target| (target.cluster(), target.clone())).collect();
-        for line in stats.lines() {
-            let Some((name, value)) = line.strip_prefix("cluster.").and_then(|line| line.rsplit_once(": ")) else {
-                continue;
-            };
-            let (Ok(value), Some((cluster, counter))) = (value.trim().parse(), counter(name)) else { continue };
+        for (cluster, counter, value) in stats.lines().filter_map(stat) {
             if let Some(cluster) = by_name.get(cluster).and_then(|target| sample.clusters.get_mut(target)) {
                 cluster.counted.insert(counter.to_owned(), value);
             }
@@ -189,26 +213,57 @@ impl Sample {
         self.clusters.values().flat_map(|cluster| cluster.endpoints.values()).any(|endpoint| endpoint.ejected)
     }
 
-    /// `CLUSTER::SUBJECT::FIELD::VALUE`; an IPv6 address has `::` in it as well.
+    /// `CLUSTER::SUBJECT::FIELD::VALUE`.
     fn cluster_line(&mut self, line: &str, wanted: &Wanted) {
         let Some((name, rest)) = line.split_once("::") else { return };
         let Some(target) = Target::of_cluster(name).filter(|target| wanted.takes(&target.host)) else { return };
-        let cluster = self.clusters.entry(target).or_default();
-        let mut parts = rest.rsplitn(3, "::");
+        self.clusters.entry(target).or_default().line(rest);
+    }
+}
+
+/// What a proxy has of the ports of its own pod, by the port of the container.
+#[must_use]
+pub fn inbound(clusters: &str, stats: &str) -> BTreeMap<u16, Cluster> {
+    let port = |cluster: &str| cluster.strip_prefix("inbound|")?.strip_suffix("||")?.parse::<u16>().ok();
+    let mut ports: BTreeMap<u16, Cluster> = BTreeMap::new();
+    for (cluster, rest) in clusters.lines().filter_map(|line| line.split_once("::")) {
+        if let Some(port) = port(cluster) {
+            ports.entry(port).or_default().line(rest);
+        }
+    }
+    for (cluster, counter, value) in stats.lines().filter_map(stat) {
+        if let Some(there) = port(cluster).and_then(|port| ports.get_mut(&port)) {
+            there.counted.insert(counter.to_owned(), value);
+        }
+    }
+    ports
+}
+
+impl Cluster {
+    /// `SUBJECT::FIELD::VALUE`; an IPv6 address has `::` in it as well.
+    fn line(&mut self, line: &str) {
+        let mut parts = line.rsplitn(3, "::");
         let (Some(value), Some(field), Some(subject)) = (parts.next(), parts.next(), parts.next()) else { return };
         let number = value.parse::<u64>().ok();
         match subject {
             "default_priority" => {
                 if let Some(limit) = number.filter(|limit| *limit < NO_LIMIT) {
-                    cluster.limits.insert(field.to_owned(), limit);
+                    self.limits.insert(field.to_owned(), limit);
                 }
             }
             "high_priority" | "outlier" => {}
             address => {
-                let endpoint = cluster.endpoints.entry(address.to_owned()).or_default();
+                let endpoint = self.endpoints.entry(address.to_owned()).or_default();
                 match (field, number) {
-                    ("health_flags", _) => endpoint.ejected = value.contains("/failed_outlier_check"),
+                    ("health_flags", _) => {
+                        endpoint.ejected = value.contains("/failed_outlier_check");
+                        endpoint.out = value.contains("/failed");
+                    }
                     ("rq_total", Some(number)) => endpoint.requests = number,
+                    ("rq_success", Some(number)) => endpoint.successes = number,
+                    ("rq_error", Some(number)) => endpoint.errors = number,
+                    ("rq_timeout", Some(number)) => endpoint.timeouts = number,
+                    ("cx_connect_fail", Some(number)) => endpoint.connect_failures = number,
                     ("rq_active", Some(number)) => endpoint.active = number,
                     ("rq_pending_active", number) => endpoint.pending = number,
                     ("cx_active", Some(number)) => endpoint.connections = number,
@@ -217,9 +272,7 @@ impl Sample {
             }
         }
     }
-}
 
-impl Cluster {
     /// A counter or gauge, if the proxy tells it.
     #[must_use]
     pub fn count(&self, name: &str) -> Option<u64> {
@@ -231,6 +284,13 @@ impl Cluster {
     pub fn sent(&self) -> u64 {
         self.endpoints.values().map(|endpoint| endpoint.requests).sum()
     }
+}
+
+/// The cluster, the counter and the number of a line of `/stats`.
+fn stat(line: &str) -> Option<(&str, &str, u64)> {
+    let (name, value) = line.strip_prefix("cluster.")?.rsplit_once(": ")?;
+    let (cluster, counter) = counter(name)?;
+    Some((cluster, counter, value.trim().parse().ok()?))
 }
 
 /// The cluster and the counter of a name of `/stats`, without its `cluster.`.
@@ -283,7 +343,8 @@ mod tests {
         let cluster = &sample.clusters[&target()];
         assert_eq!(cluster.limits, BTreeMap::from([("max_requests".to_owned(), 5)]));
         let first = Endpoint { requests: 7, ..Endpoint::default() };
-        let second = Endpoint { ejected: true, active: 2, pending: Some(4), connections: 1, ..Endpoint::default() };
+        let second =
+            Endpoint { ejected: true, out: true, active: 2, pending: Some(4), connections: 1, ..Endpoint::default() };
         assert_eq!(
             cluster.endpoints,
             BTreeMap::from([("10.0.0.1:8080".to_owned(), first), ("[fd00::2]:8080".to_owned(), second)])

@@ -10,6 +10,6 @@ mod returns;
 mod row;
 mod watch;
 
-pub use envoy::{Cluster, EjectionTimes, Endpoint, Sample, Target, Wanted};
+pub use envoy::{Cluster, EjectionTimes, Endpoint, Sample, Target, Wanted, inbound};
 pub use row::{Cause, CauseLine, Ejected, History, Proxy, Refused, Row, State, Top, Unread, Used};
 pub use watch::{Reading, Watch};

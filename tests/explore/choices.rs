@@ -9,8 +9,18 @@ use tokio::sync::Notify;
 
 use super::scenarios::Act;
 
-/// Which option is taken at which point; at all others the first.
-pub type Plan = BTreeMap<usize, usize>;
+/// What is chosen at which points; at all others the first option. A point has the name of
+/// what is about to happen, and not a place in the order of everything: where two policies wait at once, kube's
+/// scheduler takes either first.
+pub type Plan = Vec<Deviation>;
+
+/// What is chosen when something is about to happen for the n-th time, from 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deviation {
+    pub what: String,
+    pub nth: usize,
+    pub choice: Choice,
+}
 
 /// One way on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +66,8 @@ impl Choice {
 pub struct Point {
     /// What was about to happen.
     pub what: String,
+    /// How often it had been before.
+    pub nth: usize,
     /// What there was to choose.
     pub options: Vec<Choice>,
     /// What was chosen.
@@ -64,8 +76,11 @@ pub struct Point {
 
 /// Chooses by a plan, and keeps what there was to choose.
 pub struct Driver {
+    /// What is still to be chosen.
     pub plan: Plan,
     pub points: Vec<Point>,
+    /// How often what has been about to happen.
+    pub times: BTreeMap<String, usize>,
     pub script: VecDeque<&'static Act>,
     /// There is something to choose.
     pub armed: bool,
@@ -91,11 +106,16 @@ impl Driver {
             self.told.push(what.to_owned());
             return options[0].clone();
         }
-        let at = self.plan.get(&self.points.len()).copied().unwrap_or(0);
-        let taken = options.get(at).expect("the same plan leads to the same points").clone();
-        let told = if at == 0 { what.to_owned() } else { format!("{what} [{taken:?}]") };
+        let times = self.times.entry(what.to_owned()).or_default();
+        let nth = std::mem::replace(times, *times + 1);
+        let planned = |next: &Deviation| next.what == what && next.nth == nth && options.contains(&next.choice);
+        let taken = match self.plan.iter().position(planned) {
+            Some(at) => self.plan.remove(at).choice,
+            None => options[0].clone(),
+        };
+        let told = if taken == options[0] { what.to_owned() } else { format!("{what} [{taken:?}]") };
         self.told.push(told);
-        self.points.push(Point { what: what.to_owned(), options, taken: taken.clone() });
+        self.points.push(Point { what: what.to_owned(), nth, options, taken: taken.clone() });
         taken
     }
 

@@ -1,7 +1,7 @@
 //! One run: the operator, the user and the API server, each as the plan has it.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -41,6 +41,8 @@ pub struct Ran {
     pub touched: bool,
     /// Writes after the end.
     pub kept: Vec<String>,
+    /// What was planned and never came to be about to happen.
+    pub missed: usize,
     told: Vec<String>,
 }
 
@@ -67,8 +69,9 @@ struct World {
     operator: Option<Operator>,
 }
 
-/// Takes one run of a scenario.
+/// Takes one run of a scenario. What is drawn at random in it, as waits are, is the same each time.
 pub fn run(scenario: &Scenario, plan: &Plan) -> Ran {
+    fastrand::seed(0);
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let mut world = World::new(scenario, plan);
@@ -83,6 +86,7 @@ pub fn run(scenario: &Scenario, plan: &Plan) -> Ran {
             calls: driver.calls,
             states: std::mem::take(&mut driver.states),
             told: std::mem::take(&mut driver.told),
+            missed: driver.plan.len(),
             touched: KINDS.iter().any(|plural| world.fake.state().touched_by_user(plural)),
             writes,
             end,
@@ -99,6 +103,7 @@ impl World {
         let driver = Arc::new(Mutex::new(Driver {
             plan: plan.clone(),
             points: Vec::new(),
+            times: BTreeMap::new(),
             script: scenario.script.iter().collect::<VecDeque<_>>(),
             armed: true,
             dead: false,
@@ -254,7 +259,11 @@ fn on_call(shared: &Arc<Mutex<Driver>>, call: &str) -> Option<Fault> {
         options.extend([Choice::Silence, Choice::LoseTheAnswer]);
         options.extend((!driver.script.is_empty()).then_some(Choice::UserFirst));
     }
-    match driver.choose(call, options) {
+    // The name of an event has its time in it.
+    let what = call
+        .split_once("events/")
+        .map_or(call.to_owned(), |(verb, name)| format!("{verb}events/{}", name.split('.').next().unwrap_or_default()));
+    match driver.choose(&what, options) {
         Choice::DieBefore => {
             driver.die();
             Some(Fault::Hang)

@@ -6,6 +6,7 @@
 mod calls;
 mod churn;
 mod drift;
+mod envoy;
 mod floor;
 mod gauge;
 mod lists;
@@ -38,6 +39,8 @@ enum Task {
     One(one::Args),
     /// Edit and delete what was generated, and wait until it is as it was
     Drift(drift::Args),
+    /// Change a policy, and a rule without one, and wait until a client's Envoy has it
+    Envoy(envoy::Args),
     /// Read three kinds, each in one list
     Lists,
     /// Change objects of others at a steady rate
@@ -61,6 +64,7 @@ fn main() -> anyhow::Result<()> {
             Task::Gauge(args) => gauge::run(&client, &args).await,
             Task::One(args) => one::run(&client, &args).await,
             Task::Drift(args) => drift::run(&client, &args).await,
+            Task::Envoy(args) => envoy::run(&client, &args).await,
             Task::Lists => lists::run(&client).await,
             Task::Churn(args) => churn::run(&client, &args).await,
             Task::Pure(_) => Ok(()),

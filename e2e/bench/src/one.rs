@@ -1,6 +1,9 @@
 //! One policy after the other: how long from the creation being sent until a watch shows it programmed.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
@@ -22,6 +25,9 @@ pub struct Args {
     template: Option<PathBuf>,
 }
 
+/// Before each creation.
+const REST: Duration = Duration::from_millis(100);
+
 /// Creates and waits.
 ///
 /// # Errors
@@ -35,6 +41,8 @@ pub async fn run(client: &Client, args: &Args) -> Result<()> {
     for line in seed::lines(&args.file)? {
         let name = line.object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let body = serde_json::to_vec(&line.object)?;
+        // What follows from the one before, as its events, is over: it is one policy that is timed, not a storm.
+        tokio::time::sleep(REST).await;
         let begun = Instant::now();
         calls::create(client, &line.path, body).await?;
         let wait = async {
@@ -52,7 +60,7 @@ pub async fn run(client: &Client, args: &Args) -> Result<()> {
                 }
             }
         };
-        let waited = tokio::time::timeout(std::time::Duration::from_mins(1), wait).await;
+        let waited = tokio::time::timeout(Duration::from_mins(1), wait).await;
         waited.with_context(|| format!("{name} is not programmed after a minute"))??;
         times.add(begun.elapsed());
     }

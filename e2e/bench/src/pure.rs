@@ -21,7 +21,7 @@ pub struct Args {
     /// Files with one policy and its Service each
     files: Vec<PathBuf>,
     /// Decisions about each
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = 20_000)]
     count: u32,
 }
 
@@ -39,7 +39,7 @@ pub fn run(args: &Args) -> Result<()> {
         let policy = world.policies.first().with_context(|| format!("{}: no policy", file.display()))?;
         let policy = policy.object.as_ref().map_err(|faults| anyhow::anyhow!("{}: {faults:?}", file.display()))?;
         let observed = world.observe(policy, Beyond::Nothing, &settings);
-        let mut nanos = Histogram::<u64>::new(3)?;
+        let mut nanos = Histogram::<u64>::new_with_bounds(1, 1_000_000_000, 3)?;
         for _ in 0..args.count {
             let begun = Instant::now();
             black_box(decide(black_box(policy), black_box(&observed), &settings));

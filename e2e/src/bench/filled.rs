@@ -114,7 +114,11 @@ pub struct Percentiles {
 }
 
 impl Percentiles {
-    fn read(report: &Value) -> Result<Self> {
+    /// As the bench's client prints them.
+    ///
+    /// # Errors
+    /// When one is not there.
+    pub fn read(report: &Value) -> Result<Self> {
         let at = |key: &str| report[key].as_f64().with_context(|| format!("no {key} in {report}"));
         Ok(Self { p50: at("p50_ms")?, p90: at("p90_ms")?, p99: at("p99_ms")? })
     }

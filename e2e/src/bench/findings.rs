@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::contenders::Contender;
+use super::envoy::ToEnvoy;
 use super::filled::{Changes, Churn, Drift, One, Percentiles, Restart};
 use super::offline::{Image, Pure, Render};
 use super::storm::Round;
@@ -35,6 +36,8 @@ pub struct Found {
     pub pure: Vec<Pure>,
     /// The binary.
     pub image: Option<Image>,
+    /// The way to a client's Envoy.
+    pub to_envoy: Option<ToEnvoy>,
 }
 
 /// On what it was measured.
@@ -124,6 +127,14 @@ impl Found {
                 edits.p50, deletions.p50, edits.p99, deletions.p99
             );
             all.push(finding("repair of an edit, of a deletion", "p99 50 ms", measured, p99 <= 50.0));
+        }
+        if let Some(ToEnvoy { raw, ours, look }) = &self.to_envoy {
+            let (p50, p99) = (ours.p50 - raw.p50, ours.p99 - raw.p99);
+            let measured = format!(
+                "{:.0} ms ({p50:+.1}), p99 {:.0} ms ({p99:+.1}); a look takes {:.1} ms",
+                ours.p50, ours.p99, look.p50
+            );
+            all.push(finding("a change, to a client's Envoy", "rule by hand + 15 ms p50", measured, p50 <= 15.0));
         }
         if let Some(restart) = self.restarts.iter().min_by(|one, two| one.ratio().total_cmp(&two.ratio())) {
             let writes = restart.writes + restart.events;

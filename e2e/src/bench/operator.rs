@@ -19,7 +19,7 @@ use super::contenders::Contender;
 use super::findings::{Found, Machine};
 use super::stand::Stand;
 use super::tools::Tools;
-use super::{filled, offline, storm};
+use super::{envoy, filled, offline, storm};
 use crate::checkout::Checkout;
 use crate::report::Report;
 use crate::run::check;
@@ -70,6 +70,8 @@ pub enum Scenario {
     Pure,
     /// The binary, and its start on an empty cluster
     Image,
+    /// A number of a policy is changed: time until a client's Envoy has it (on the lab, with its operator)
+    Envoy,
 }
 
 /// How to print.
@@ -95,6 +97,8 @@ const SINGLE: u32 = 100;
 const BLOCKS: u32 = 3;
 /// Edits, and deletions.
 const SPOILT: u32 = 200;
+/// Changes of policies until an Envoy has them.
+const TO_ENVOY: u32 = 100;
 /// Seconds of others' changes.
 const CHURN: u32 = 60;
 
@@ -154,6 +158,9 @@ pub fn run(checkout: &Checkout, bench: &Comparison) -> Result<()> {
     }
     if wanted(Scenario::Pure) {
         found.pure = report.step("decide", || offline::pure(checkout, &tools))?;
+    }
+    if wanted(Scenario::Envoy) {
+        found.to_envoy = Some(envoy::measure(checkout, &tools, TO_ENVOY, &report)?);
     }
     if let Some(file) = &bench.picture {
         fs::write(file, found.picture()).with_context(|| format!("{} cannot be written", file.display()))?;

@@ -33,8 +33,9 @@ const SHORT_NAME_OF_BEFORE: &str = "rslbefore";
 const LIMITS: [u64; 2] = [666, 667];
 
 /// A release takes the operator over where it stands, an upgrade brings the CRD of its version and rolls the pods, a
-/// rollback brings both of before back, and when it is uninstalled CRD, policy and rules stay. Nothing of it touches what is generated, and of the calls that go
-/// on meanwhile not one fails. A release on a cluster that has nothing yet is in [`super::leaving`].
+/// rollback brings both of before back, and when it is uninstalled CRD, policy and rules stay. Nothing of it touches
+/// what is generated, and of the calls that go on meanwhile not one fails. A release on a cluster that has nothing yet
+/// is in [`super::leaving`].
 ///
 /// There is no chart of before: the earlier release is this one under a lower version, with other values and a CRD that
 /// has another short name.

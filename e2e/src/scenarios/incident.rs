@@ -123,7 +123,11 @@ impl Calls {
         Self::start(kubectl, "/delay/0.05", MANY, TOO_OFTEN)
     }
 
-    fn start(kubectl: &Kubectl, path: &str, callers: u32, rate: u32) -> Result<Self> {
+    /// So many a second of a path of `httpbin`, by so many callers.
+    ///
+    /// # Errors
+    /// When fortio does not start them.
+    pub(super) fn start(kubectl: &Kubectl, path: &str, callers: u32, rate: u32) -> Result<Self> {
         // `t=on`: until stopped.
         let query = format!("run?async=on&t=on&qps={rate}&c={callers}&uniform=on&url={TARGET}{path}");
         let answer = ask(kubectl, &query)?;

@@ -11,9 +11,9 @@ use http::{Request, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
-    Api, ResourceExt as _,
+    Api,
     api::ListParams,
     core::{ObjectList, PartialObjectMeta},
 };
@@ -29,14 +29,14 @@ const ADMIN: u16 = 15000;
 const INJECTED_LABEL: &str = "service.istio.io/canonical-name";
 const INJECTED: &str = "sidecar.istio.io/status";
 /// Proxies that are read at a time.
-const AT_A_TIME: usize = 16;
+pub(in crate::cli) const AT_A_TIME: usize = 16;
 /// How long the list of pods is good for.
 const PODS_FOR: Duration = Duration::from_secs(10);
 /// An answer is some kilobytes for each endpoint of the mesh.
 const LARGEST: usize = 128 << 20;
 
 /// Which proxies there are, and the ways to them, which stay open.
-pub(super) struct Proxies {
+pub(in crate::cli) struct Proxies {
     reader: Reader,
     namespace: String,
     from: BTreeSet<String>,
@@ -47,16 +47,17 @@ pub(super) struct Proxies {
 
 /// Clients, and what is to be said of the others.
 #[derive(Clone)]
-struct Found {
-    proxies: Vec<Proxy>,
-    notes: Vec<String>,
+pub(in crate::cli) struct Found {
+    pub proxies: Vec<Proxy>,
+    pub notes: Vec<String>,
 }
 
-type Link = SendRequest<Empty<Bytes>>;
+/// An open way to a proxy.
+pub(in crate::cli) type Link = SendRequest<Empty<Bytes>>;
 
 impl Proxies {
     /// Those of pods in the namespaces `from`; none: in all, those in `namespace` first. At most `most`.
-    pub(super) fn new(reader: Reader, namespace: &str, from: Vec<String>, most: usize) -> Self {
+    pub(in crate::cli) fn new(reader: Reader, namespace: &str, from: Vec<String>, most: usize) -> Self {
         let from = from.into_iter().collect();
         Self { reader, namespace: namespace.to_owned(), from, most, found: None, links: BTreeMap::new() }
     }
@@ -101,7 +102,11 @@ impl Proxies {
         Ok((readings, found.notes))
     }
 
-    async fn find(&self) -> Result<Found, Vec<String>> {
+    /// Which there are.
+    ///
+    /// # Errors
+    /// Why that is not known; one line each.
+    pub(in crate::cli) async fn find(&self) -> Result<Found, Vec<String>> {
         let mut notes = Vec::new();
         let mut pods = Vec::new();
         let mut faults = Vec::new();
@@ -156,17 +161,18 @@ impl Proxies {
             Err(kube::Error::Api(status)) if status.code == 403 => return Ok(Err(status.message.clone())),
             Err(error) => return Err(self.reader.explain(&error, "pods", namespace.unwrap_or(&self.namespace))),
         };
-        let injected = pods
-            .items
-            .iter()
-            .filter(|pod| pod.annotations().contains_key(INJECTED) && pod.metadata.deletion_timestamp.is_none());
-        let proxies = injected.map(|pod| Proxy {
-            namespace: pod.namespace().unwrap_or_default(),
-            pod: pod.name_any(),
-            workload: pod.labels().get(INJECTED_LABEL).cloned(),
-        });
-        Ok(Ok(proxies.collect()))
+        Ok(Ok(pods.items.iter().filter_map(|pod| proxy_of(&pod.metadata)).collect()))
     }
+}
+
+/// The proxy that the injector gave a pod, unless it is on its way out.
+pub(in crate::cli) fn proxy_of(pod: &ObjectMeta) -> Option<Proxy> {
+    let is_injected = pod.annotations.as_ref().is_some_and(|all| all.contains_key(INJECTED));
+    (is_injected && pod.deletion_timestamp.is_none()).then(|| Proxy {
+        namespace: pod.namespace.clone().unwrap_or_default(),
+        pod: pod.name.clone().unwrap_or_default(),
+        workload: pod.labels.as_ref().and_then(|labels| labels.get(INJECTED_LABEL)).cloned(),
+    })
 }
 
 /// Reads a proxy, by the way that is open or by a new one, and gives back the way.
@@ -194,7 +200,11 @@ async fn read_one(
     }
 }
 
-async fn open(reader: &Reader, proxy: &Proxy) -> Result<Link, String> {
+/// Opens a way to the admin interface of a proxy.
+///
+/// # Errors
+/// Why there is none, and what to do.
+pub(in crate::cli) async fn open(reader: &Reader, proxy: &Proxy) -> Result<Link, String> {
     let Proxy { namespace, pod, .. } = proxy;
     let api: Api<Pod> = Api::namespaced(reader.client.clone(), namespace);
     let mut forwarder = api.portforward(pod, &[ADMIN]).await.map_err(|error| match error {
@@ -229,7 +239,11 @@ async fn sample(link: &mut Link, wanted: &Wanted) -> anyhow::Result<Sample> {
     Ok(sample)
 }
 
-async fn get(link: &mut Link, path: &str, query: &[(&str, &str)]) -> anyhow::Result<String> {
+/// What the admin interface answers.
+///
+/// # Errors
+/// If it does not.
+pub(in crate::cli) async fn get(link: &mut Link, path: &str, query: &[(&str, &str)]) -> anyhow::Result<String> {
     let query = Serializer::new(String::new()).extend_pairs(query).finish();
     let request = Request::get(format!("{path}?{query}")).header(header::HOST, "localhost").body(Empty::new())?;
     link.ready().await?;
