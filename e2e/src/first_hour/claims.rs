@@ -63,6 +63,11 @@ pub(super) const CLAIMS: &[Claim] = &[
         ..TUTORIAL
     },
     Claim {
+        command: "cargo lab exec -- target/debug/resilience-operator top httpbin -n resilience-demo --once",
+        looks: true,
+        ..TUTORIAL
+    },
+    Claim {
         command: "cargo lab kubectl -- get destinationrules,sidecars",
         says: &["kind: DestinationRule", "kind: Sidecar"],
         looks: true,
