@@ -2,7 +2,7 @@
 //
 // In: JSON lines on standard input, each a question. Out: one JSON line for each on standard output, in
 // order. Nothing here decides anything: validate.go asks the CRDs and the webhook of the pinned Istio,
-// resolve.go asks its PushContext.
+// resolve.go asks its PushContext, configure.go its generator of what Envoys are sent.
 package main
 
 import (
@@ -17,13 +17,13 @@ import (
 
 // question is one line in.
 type question struct {
-	// Op is validate or resolve.
+	// Op is validate, resolve or configure.
 	Op string `json:"op"`
 	// Object of validate: a DestinationRule, VirtualService or Sidecar as it goes to the API server.
 	Object json.RawMessage `json:"object"`
-	// World of resolve.
+	// World of resolve and configure.
 	World world `json:"world"`
-	// Clients of resolve.
+	// Clients of resolve and configure.
 	Clients []client `json:"clients"`
 }
 
@@ -88,8 +88,10 @@ func answer(validator *validator, line []byte) any {
 		answered, err = validator.validate(asked.Object)
 	case "resolve":
 		answered, err = resolve(asked.World, asked.Clients)
+	case "configure":
+		answered, err = configure(asked.World, asked.Clients)
 	default:
-		err = fmt.Errorf("op is %q: ask validate or resolve", asked.Op)
+		err = fmt.Errorf("op is %q: ask validate, resolve or configure", asked.Op)
 	}
 	if err != nil {
 		return failure{err.Error()}

@@ -3,6 +3,7 @@
 //! (but for Debian's packages, which their archive's signature covers).
 
 mod gateway_api;
+mod istio_sources;
 mod tools;
 
 use std::fs;
@@ -17,6 +18,7 @@ use crate::report::Report;
 use crate::run::{check, finish};
 
 pub use gateway_api::gateway_api_crds;
+pub use istio_sources::istio_sources;
 pub use tools::{actionlint, krew, kustomize};
 
 /// One Go module under `e2e/parts` and what is built from it.

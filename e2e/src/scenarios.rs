@@ -140,6 +140,7 @@ pub const ON_THE_LAB: &[Scenario] = &[
         name: "ten_thousand_nearly_legal_istio_objects_get_istios_verdict_from_our_rules",
         run: judged::near_legal_objects,
     },
+    Scenario { name: "import_then_render_changes_nothing_on_istios_own_objects", run: judged::imports },
     Scenario { name: "five_thousand_neighbourhoods_get_istios_answer_from_us", run: judged::neighbourhoods },
     Scenario { name: "explain_says_of_a_client_what_its_envoy_has", run: what_clients_get::explain_and_envoys_agree },
     Scenario { name: "each_istio_takes_what_we_render_for_it", run: versions::each_istio_takes_what_we_render_for_it },

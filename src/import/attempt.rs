@@ -128,6 +128,10 @@ pub(super) fn run(
     }
     for object in chosen.rule.iter().chain(&chosen.routes) {
         imported.source(object, SourceFate::Stays);
+        let silent = left(object, "spec", &Value::Null, Fate::Stays, left::SAYS_NOTHING);
+        if imported.left.iter().all(|left| left.object != silent.object) {
+            imported.left.push(silent);
+        }
     }
 }
 
@@ -154,6 +158,10 @@ impl Attempt<'_> {
             spec: self.spec(wanted)?,
             status: None,
         };
+        let ResilienceSpec { limits, ejection, timeouts, retries, ports, .. } = &policy.spec;
+        if limits.is_none() && ejection.is_none() && timeouts.is_none() && retries.is_none() && ports.is_empty() {
+            return Err(self.blame_silent(wanted));
+        }
         let faults = schema::faults(&serde_json::to_value(&policy).unwrap_or_default());
         if !faults.is_empty() {
             return Err(self.blame_all(wanted, &faults));

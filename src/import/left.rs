@@ -128,6 +128,9 @@ pub(super) fn of_routes(path: &str) -> &'static str {
     }
 }
 
+/// Of what has no effect, but for what it hides: of an exact host and a wildcard, the exact one counts.
+pub(super) const SAYS_NOTHING: &str = "asks for nothing that Istio does not do by default, so a policy has nothing to say: leave it, or delete it if nothing for a wildcard waits behind it";
+
 /// After a VirtualService that stays.
 pub(super) const ROUTES_STAY: &str =
     "; the VirtualService stays whole, timeouts and retries with it, since a proxy takes the routes of one";

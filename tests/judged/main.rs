@@ -2,7 +2,8 @@
 //! server with our CRD.
 //!
 //! Left out of `cargo test`, which has neither. `cargo lab scenario` lists these sentences and runs them
-//! with both; by hand set `JUDGED_ORACLE` to the oracle's program and KUBECONFIG to an API server.
+//! with both; by hand set `JUDGED_ORACLE` to the oracle's program, `JUDGED_ISTIO` to Istio's sources and KUBECONFIG to an
+//! API server.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,7 +14,9 @@
 
 mod documents;
 mod draw;
+mod envoy;
 mod fitting;
+mod imports;
 #[path = "../legal.rs"]
 mod legal;
 #[path = "../../e2e/src/oracle/lines.rs"]

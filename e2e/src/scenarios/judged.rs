@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::checkout::Checkout;
 use crate::lab::Lab;
 use crate::oracle;
+use crate::parts;
 use crate::report::Report;
 use crate::run::{cargo, check, finish, tail};
 
@@ -22,7 +23,9 @@ fn holds(checkout: &Checkout, name: &str) -> Result<()> {
     serve_policies(checkout, &lab)?;
     // Inside, where the API server is; the environment of the caller goes along, and with it JUDGED_SEED.
     let mut command = lab.inside("env")?;
-    command.arg(format!("JUDGED_ORACLE={}", oracle.display())).arg(program).args([name, "--nocapture"]);
+    command.arg(format!("JUDGED_ORACLE={}", oracle.display()));
+    command.arg(format!("JUDGED_ISTIO={}", parts::istio_sources(checkout)?.display()));
+    command.arg(program).args([name, "--nocapture"]);
     let finished = finish(&mut command)?;
     ensure!(finished.status.success(), "{}", tail(&finished.all(), 40));
     let ran = finished.stdout.lines().any(|line| line.starts_with("test result: ok.") && !line.contains(" 0 passed"));
@@ -88,6 +91,14 @@ pub fn near_legal_objects(checkout: &Checkout) -> Result<()> {
 /// With the smallest neighbourhood on which they differ.
 pub fn neighbourhoods(checkout: &Checkout) -> Result<()> {
     holds(checkout, "neighbourhoods::")
+}
+
+/// What `import` makes of Istio's own objects, and of ours, gives their clients the same configuration.
+///
+/// # Errors
+/// With the files on which it does not, or of which it says something else than before.
+pub fn imports(checkout: &Checkout) -> Result<()> {
+    holds(checkout, "imports::")
 }
 
 /// The oracle refuses what a cluster refused, by the same layer.

@@ -105,6 +105,31 @@ impl Attempt<'_> {
         (blamed, left)
     }
 
+    /// Parts of which a policy would say nothing: they do nothing either, or something for which there is no word.
+    pub(super) fn blame_silent(&self, wanted: &BTreeSet<Part>) -> Blame {
+        let http = self.group.service.http_ports();
+        let (theirs, unsaid) = (self.routes(&http), routes::of_spec(None, &http, self.place()));
+        let differing = theirs.iter().find(|(port, routes)| unsaid.get(port) != Some(routes));
+        let blame = |part: Part| {
+            if let (Part::Routes, Some((port, routes))) = (part, differing) {
+                return Some(self.blame_routes(*port, routes));
+            }
+            if part == Part::Routes {
+                let object = self.chosen.routes.as_deref()?;
+                return Some((part, left(object, "spec.http", &Value::Null, Fate::Stays, left::SAYS_NOTHING)));
+            }
+            let rule = self.chosen.rule.as_deref()?;
+            let meaning = Meaning::of(&rule.spec, self.namespace, self.group.service, &self.settings.cluster_domain);
+            let of_part = |path: &str| path.split('.').next() == Some(part.field());
+            let said = meaning.ports.values().flatten().find(|(path, _)| of_part(path));
+            let (path, value, why) = said.map_or((part.field(), &Value::Null, left::SAYS_NOTHING), |(path, value)| {
+                (path.as_str(), value, left::of_rule(path))
+            });
+            Some((part, left(rule, &format!("spec.trafficPolicy.{path}"), value, Fate::Stays, why)))
+        };
+        wanted.iter().filter_map(|part| blame(*part)).collect()
+    }
+
     /// Whose fault a difference is: that of the block that it is in or, for all else, of all blocks.
     pub(super) fn blame(wanted: &BTreeSet<Part>, rule: &Existing, difference: &Difference) -> Blame {
         let Difference { port, path, theirs, ours } = difference;
