@@ -238,18 +238,18 @@ fn sent(oracle: &mut Oracle, objects: &[Value]) -> Value {
     answer
 }
 
-/// The first places where two values differ.
+/// The places where two values differ.
 fn differing(path: &str, one: &Value, other: &Value, found: &mut Vec<String>) {
     match (one, other) {
-        (Value::Object(these), Value::Object(those)) => {
-            let keys: BTreeSet<&String> = these.keys().chain(those.keys()).collect();
+        (Value::Object(before), Value::Object(after)) => {
+            let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
             for key in keys {
                 let of = |fields: &serde_json::Map<String, Value>| fields.get(key).cloned().unwrap_or_default();
-                differing(&format!("{path}/{key}"), &of(these), &of(those), found);
+                differing(&format!("{path}/{key}"), &of(before), &of(after), found);
             }
         }
-        (Value::Array(these), Value::Array(those)) if these.len() == those.len() => {
-            for (index, (one, other)) in these.iter().zip(those).enumerate() {
+        (Value::Array(before), Value::Array(after)) if before.len() == after.len() => {
+            for (index, (one, other)) in before.iter().zip(after).enumerate() {
                 differing(&format!("{path}/{index}"), one, other, found);
             }
         }
