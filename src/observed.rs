@@ -9,6 +9,7 @@ mod target;
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     api::TargetRef,
@@ -98,7 +99,7 @@ pub struct Rival {
 }
 
 /// How a namespace takes part in the mesh, by its labels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Membership {
     /// `istio-injection=enabled` or a revision: new pods get a sidecar.
     Injected,

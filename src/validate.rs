@@ -84,8 +84,23 @@ pub enum Refusal {
 pub fn validate(resilience: &Resilience, observed: &Observed, settings: &Settings) -> Result<Valid, Refusal> {
     // The API server has checked this already, but an older schema may have, or ratcheting may have
     // let an old fault through an unrelated edit.
-    let object = serde_json::to_value(resilience).unwrap_or_default();
-    let mut violations = schema::faults(&object);
+    judged(schema::faults_of(&resilience.spec), resilience, observed, settings)
+}
+
+/// Likewise, about an object that this version's schema has just taken.
+///
+/// # Errors
+/// The [`Refusal`], with every fault that can be told at once.
+pub fn validate_legal(resilience: &Resilience, observed: &Observed, settings: &Settings) -> Result<Valid, Refusal> {
+    judged(Vec::new(), resilience, observed, settings)
+}
+
+fn judged(
+    mut violations: Vec<Violation>,
+    resilience: &Resilience,
+    observed: &Observed,
+    settings: &Settings,
+) -> Result<Valid, Refusal> {
     let Some(target) = resilience.spec.target_refs.first() else {
         return Err(Refusal::Invalid(violations));
     };

@@ -24,11 +24,11 @@ use crate::support::{files, name};
 /// Every fault that `validate` tells of a file, as `path: message`. In the process: a program for each file
 /// would take a minute. That faults end the program with 1 stands in its transcripts.
 fn faults(path: &Path) -> Vec<String> {
-    let world = World::new(input::read(&[path.to_owned()], &mut std::io::empty()), "default");
+    let world = World::new(input::read(&[path.to_owned()], &mut std::io::empty()), "default", &Settings::default());
     assert_eq!(world.unreadable, Vec::<String>::new(), "{}", name(path));
     assert_eq!(world.passed_over, Vec::<String>::new(), "{}", name(path));
     assert!(!world.policies.is_empty(), "{}: no Resilience", name(path));
-    let verdicts = world.policies.iter().map(|policy| world.decide(policy, &Settings::default(), None));
+    let verdicts = world.policies.iter().map(|policy| world.decide(policy, None));
     verdicts.filter_map(Result::err).flatten().map(|fault| format!("{}: {}", fault.path, fault.message)).collect()
 }
 

@@ -59,7 +59,7 @@ fn every_second_half_has_a_first_half() {
 
 fn out(path: &Path) -> String {
     let read = input::read(&[path.to_owned()], &mut std::io::empty());
-    let world = World::new(read, "default");
+    let world = World::new(read, "default", &Settings::default());
     assert_eq!(world.unreadable, Vec::<String>::new(), "{}", name(path));
     assert_eq!(world.passed_over, Vec::<String>::new(), "{}", name(path));
     assert!(!world.policies.is_empty(), "{}: no Resilience", name(path));
@@ -73,7 +73,7 @@ fn decided(policy: &Policy, world: &World) -> String {
         Ok(resilience) => resilience,
         Err(faults) => panic!("{}: {faults:#?}", policy.place),
     };
-    let observed = world.observe(resilience, Beyond::Nothing, &Settings::default());
+    let observed = world.observe(resilience, Beyond::Nothing);
     let mut text = String::new();
     let outcome = match validate(resilience, &observed, &Settings::default()) {
         Err(refusal) => Outcome::from(refusal),

@@ -34,7 +34,7 @@ fn every_golden_file_is_what_import_makes_of_it() {
     let mut stale = Vec::new();
     for input in inputs {
         let output = Path::new(&input.to_string_lossy().replace(".in.yaml", ".out.yaml")).to_owned();
-        let world = World::new(input::read(&[input], &mut std::io::empty()), "default");
+        let world = World::new(input::read(&[input], &mut std::io::empty()), "default", &Settings::default());
         assert_eq!(world.unreadable, Vec::<String>::new());
         let want = yaml::print(&of_files(&world, &Settings::default())).unwrap();
         let have = fs::read_to_string(&output).unwrap_or_default();
@@ -55,7 +55,7 @@ fn what_our_samples_generate_is_imported_whole() {
         let folder = root().join("istio-samples").join(sample);
         let files = ["generated.yaml", "service.yaml"].map(|file| folder.join(file));
         let files: Vec<_> = files.into_iter().filter(|file| file.exists()).chain([Path::new("-").to_owned()]).collect();
-        let world = World::new(input::read(&files, &mut HTTPBIN.as_bytes()), "default");
+        let world = World::new(input::read(&files, &mut HTTPBIN.as_bytes()), "default", &Settings::default());
         let report = of_files(&world, &Settings::default());
         assert!(report.whole && !report.hosts.is_empty(), "{sample}: {:#?}", report.hosts);
     }

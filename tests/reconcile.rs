@@ -241,8 +241,9 @@ async fn a_missing_permission_is_not_tried_again_within_seconds() {
 #[tokio::test]
 async fn what_failed_while_the_api_server_was_away_is_tried_at_once_when_it_is_back() {
     let fake = fake_with(&["web"]);
-    // Slow: without the recovery, the next try would be in minutes.
-    fake.fault("create destinationrules/web", Fault::Answer(401, "Unauthorized"));
+    // Slow: without the recovery, the next try would be in a quarter of a minute, for which nothing here waits.
+    let message = r#"destinationrules.networking.istio.io is forbidden: User "operator" cannot patch"#;
+    fake.fault("create destinationrules/web", Fault::Answer(403, message));
     let _operator = Operator::start(&fake);
     until("web failed", || condition(&fake, "web", "Programmed") == "False/WriteFailed").await;
     fake.break_watches(DR);

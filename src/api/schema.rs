@@ -12,7 +12,7 @@ use kube::{CustomResourceExt, core::cel};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{Resilience, metadata};
+use super::{Resilience, ResilienceSpec, metadata};
 use crate::names;
 
 /// One fault of an object: where, and what to do about it.
@@ -119,6 +119,8 @@ struct Rules {
     schema: Value,
     structure: Result<jsonschema::Validator, String>,
     cel: cel::CompiledSchema,
+    /// Holds some hundred functions that rules may call: to make one takes longer than many a rule.
+    judge: cel::Validator,
 }
 
 static RULES: LazyLock<Rules> = LazyLock::new(|| {
@@ -151,7 +153,7 @@ static RULES: LazyLock<Rules> = LazyLock::new(|| {
     }
     let structure =
         jsonschema::options().with_draft(jsonschema::Draft::Draft7).build(&schema).map_err(|error| error.to_string());
-    Rules { schema, structure, cel }
+    Rules { schema, structure, cel, judge: cel::Validator::new() }
 });
 
 /// Takes one object as the API server would: what it would drop is dropped, every fault is told.
@@ -219,13 +221,20 @@ pub fn faults(object: &Value) -> Vec<Violation> {
     };
     repeated(&rules.schema, object, "", &mut found);
     if found.is_empty()
-        && let Err(errors) = cel::Validator::new().validate_compiled(&rules.cel, object, None)
+        && let Err(errors) = rules.judge.validate_compiled(&rules.cel, object, None)
     {
         found.extend(errors.into_vec().into_iter().map(|error| Violation::new(error.field_path, error.message)));
     }
     found.sort();
     found.dedup();
     found
+}
+
+/// Likewise of a spec alone, as an object that the API server took has it.
+#[must_use]
+pub fn faults_of(spec: &ResilienceSpec) -> Vec<Violation> {
+    let spec = serde_json::to_value(spec).unwrap_or_default();
+    faults(&json!({"apiVersion": names::API_VERSION, "kind": names::KIND, "metadata": {}, "spec": spec}))
 }
 
 /// Entries of a list map whose keys another entry has, which the API server refuses and JSON schema has

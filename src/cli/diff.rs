@@ -72,7 +72,7 @@ pub struct FileReport {
 pub fn run(args: &Args, io: &mut Io) -> anyhow::Result<ExitCode> {
     block_on(async {
         let chosen = args.cluster.choose().await?;
-        let files = read(&args.filenames, &chosen.namespace, io)?;
+        let files = read(&args.filenames, &chosen.namespace, &chosen.settings, io)?;
         let twice = files.repeated().into_iter().map(|policy| {
             format!(
                 "{}: Resilience {}/{} is in the files twice: keep one of the two",

@@ -71,7 +71,7 @@ pub struct Report {
 pub fn run(args: &Args, io: &mut Io) -> anyhow::Result<ExitCode> {
     if !args.filenames.is_empty() {
         let (namespace, settings) = args.cluster.offline();
-        let world = World::new(input::read(&args.filenames, &mut std::io::stdin()), &namespace);
+        let world = World::new(input::read(&args.filenames, &mut std::io::stdin()), &namespace, &settings);
         for line in &world.passed_over {
             io.note(&format!("passed over {line}"));
         }
@@ -119,7 +119,7 @@ async fn read(chosen: &Chosen) -> Result<Live, Vec<String>> {
 /// What files hold, namespace by namespace.
 #[must_use]
 pub fn of_files(world: &World, settings: &Settings) -> Report {
-    let observe = |policy: &Resilience| world.observe(policy, Beyond::Unknown, settings);
+    let observe = |policy: &Resilience| world.observe(policy, Beyond::Unknown);
     let mut hosts = Vec::new();
     for namespace in world.namespaces_of_rules() {
         let policies = world.policies.iter().filter(|policy| policy.namespace == namespace);

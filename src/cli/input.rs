@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rayon::prelude::*;
 use serde_json::Value;
 
 use super::yaml;
@@ -64,11 +65,11 @@ pub fn read(paths: &[PathBuf], stdin: &mut impl io::Read) -> Input {
             if files.is_empty() && input.unreadable.len() == before {
                 input.unreadable.push(format!("{}: no .yaml, .yml or .json file in this folder", path.display()));
             }
-            for file in &files {
-                input.add_file(file, false);
+            for read in files.par_iter().map(|file| Input::of_file(file, false)).collect::<Vec<_>>() {
+                input.append(read);
             }
         } else {
-            input.add_file(path, true);
+            input.append(Input::of_file(path, true));
         }
     }
     input
@@ -98,11 +99,20 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>, unreadable: &mut Vec<String>) {
 }
 
 impl Input {
-    fn add_file(&mut self, path: &Path, named: bool) {
+    fn of_file(path: &Path, named: bool) -> Self {
+        let mut input = Self::default();
         match fs::read_to_string(path) {
-            Ok(text) => self.add(&path.display().to_string(), &text, named),
-            Err(error) => self.unreadable.push(format!("{}: {error}", path.display())),
+            Ok(text) => input.add(&path.display().to_string(), &text, named),
+            Err(error) => input.unreadable.push(format!("{}: {error}", path.display())),
         }
+        input
+    }
+
+    fn append(&mut self, more: Self) {
+        let Self { objects, unreadable, passed_over } = more;
+        self.objects.extend(objects);
+        self.unreadable.extend(unreadable);
+        self.passed_over.extend(passed_over);
     }
 
     /// `named`: whoever names a file means all that is in it; a folder may hold other things.

@@ -25,8 +25,7 @@ use crate::{
     api::Resilience,
     controller::{
         NEEDED,
-        cache::{Cache, Entry},
-        index::Indexed,
+        cache::{Cache, Entry, View},
         installed,
         observe::observe,
         world::{self, World, istio_resource},
@@ -147,7 +146,7 @@ impl Live {
     /// Sidecars of all namespaces that were read, which say what their workloads see.
     pub(super) fn sidecars(&self) -> Arc<Vec<ClientSidecar>> {
         let sidecars = self.world.istio(Kind::Sidecar).all();
-        Arc::new(sidecars.iter().map(|entry| ClientSidecar::of(&entry.view)).collect())
+        Arc::new(sidecars.map(|entry| ClientSidecar::of(&entry.view)).collect())
     }
 }
 
@@ -220,7 +219,7 @@ impl Reader {
     ) -> Result<(), String>
     where
         K: Clone + DeserializeOwned + Debug,
-        V: Indexed,
+        V: View,
     {
         let found = self.all(api).await.ok_or_else(|| self.silent())?;
         for object in found.map_err(|error| self.explain(&error, plural, namespace))? {

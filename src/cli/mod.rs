@@ -157,13 +157,13 @@ impl Files {
     /// # Errors
     /// If one of them cannot be read, or if none holds a Resilience.
     fn read(&self, io: &mut Io) -> anyhow::Result<World> {
-        read(&self.filenames, &self.namespace, io)
+        read(&self.filenames, &self.namespace, &self.settings(), io)
     }
 }
 
 /// Reads files; what names no namespace belongs to `namespace`.
-fn read(filenames: &[PathBuf], namespace: &str, io: &mut Io) -> anyhow::Result<World> {
-    let world = World::new(input::read(filenames, &mut std::io::stdin()), namespace);
+fn read(filenames: &[PathBuf], namespace: &str, settings: &Settings, io: &mut Io) -> anyhow::Result<World> {
+    let world = World::new(input::read(filenames, &mut std::io::stdin()), namespace, settings);
     for line in &world.passed_over {
         io.note(&format!("passed over {line}"));
     }

@@ -2,6 +2,7 @@
 
 use std::{io::Write, process::ExitCode};
 
+use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::{Files, Io, output::Manifests, yaml};
@@ -30,7 +31,6 @@ pub struct Args {
 /// If the files cannot be read or standard output cannot be written to.
 pub fn run(args: &Args, io: &mut Io) -> anyhow::Result<ExitCode> {
     let world = args.files.read(io)?;
-    let settings = args.files.settings();
     let mut objects = Vec::new();
     let mut refused = false;
     for policy in world.repeated() {
@@ -40,17 +40,19 @@ pub fn run(args: &Args, io: &mut Io) -> anyhow::Result<ExitCode> {
             policy.place, policy.namespace, policy.name
         ));
     }
-    for policy in &world.policies {
+    let verdicts = world.policies.par_iter().map(|policy| {
+        let valid = world.decide(policy, args.files.endpoints)?;
+        if valid.unknowns.is_empty() { Ok((translate(&valid).objects(), valid.warnings)) } else { Err(valid.unknowns) }
+    });
+    let verdicts: Vec<_> = verdicts.collect();
+    for (policy, verdict) in world.policies.iter().zip(verdicts) {
         let whose = format!("{}: Resilience {}/{}", policy.place, policy.namespace, policy.name);
-        let verdict = world
-            .decide(policy, &settings, args.files.endpoints)
-            .and_then(|valid| if valid.unknowns.is_empty() { Ok(valid) } else { Err(valid.unknowns) });
         match verdict {
-            Ok(valid) => {
-                for warning in &valid.warnings {
+            Ok((generated, warnings)) => {
+                for warning in &warnings {
                     io.warning(&format!("{whose}: {}: {}", warning.code, warning.message));
                 }
-                objects.extend(translate(&valid).objects().into_iter().map(|object| object.json));
+                objects.extend(generated.into_iter().map(|object| object.json));
             }
             Err(faults) => {
                 refused = true;
@@ -70,11 +72,12 @@ pub fn run(args: &Args, io: &mut Io) -> anyhow::Result<ExitCode> {
 fn print(format: Manifests, objects: &[Value], io: &mut Io) -> anyhow::Result<()> {
     match format {
         Manifests::Yaml => {
-            for (index, object) in objects.iter().enumerate() {
+            let texts: Vec<_> = objects.par_iter().map(yaml::print).collect();
+            for (index, text) in texts.into_iter().enumerate() {
                 if index > 0 {
                     writeln!(io.out, "---")?;
                 }
-                io.out.write_all(yaml::print(object)?.as_bytes())?;
+                io.out.write_all(text?.as_bytes())?;
             }
         }
         Manifests::Json => {

@@ -72,9 +72,8 @@ pub fn run(args: &Args, io: &mut Io) -> anyhow::Result<ExitCode> {
 }
 
 fn report(world: &World, files: &Files) -> Report {
-    let settings = files.settings();
     let resiliences = world.policies.iter().map(|policy| {
-        let (faults, warnings) = match world.decide(policy, &settings, files.endpoints) {
+        let (faults, warnings) = match world.decide(policy, files.endpoints) {
             Ok(valid) => (Vec::new(), valid.warnings),
             Err(faults) => (faults, Vec::new()),
         };

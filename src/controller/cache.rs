@@ -2,12 +2,13 @@
 //!
 //! In: one object at a time, or «this list is complete». Out: what was there before and what is there
 //! now, so that a change triggers whom it touched before as well as whom it touches now. Keeps lean
-//! views, not objects, and its [`Index`] in step with them: all changes come in by [`Cache::put`],
+//! views, not objects, each packed until somebody asks for it, and its [`Index`] in step with them: all changes come in by [`Cache::put`],
 //! [`Cache::put_own`], [`Cache::remove`] and [`Cache::retain`]. What we wrote ourselves is not undone by
 //! what a watch tells late ([`Own`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    marker::PhantomData,
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicUsize, Ordering},
@@ -15,14 +16,21 @@ use std::{
 };
 
 use kube::core::ObjectMeta;
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     index::{Index, Indexed, Key},
     own::Own,
+    pack::Packed,
 };
 use crate::names;
 
-/// What is kept of one object.
+/// A view: what is kept of an object, and can be packed.
+pub trait View: Indexed + Serialize + DeserializeOwned {}
+
+impl<V: Indexed + Serialize + DeserializeOwned> View for V {}
+
+/// What is known of one object.
 #[derive(Debug)]
 pub struct Entry<V> {
     /// Its namespace.
@@ -51,6 +59,34 @@ impl<V> Entry<V> {
     }
 }
 
+/// One object as it lies here: a few hundred bytes, where its view takes some thousands.
+#[derive(Debug)]
+pub struct Stored {
+    /// Shared, as the name is, with the map that it lies in.
+    namespace: Arc<str>,
+    name: Arc<str>,
+    uid: Box<str>,
+    version: Option<u128>,
+    view: Packed,
+}
+
+impl Stored {
+    fn of<V: View>(entry: &Entry<V>, namespace: Arc<str>, name: Arc<str>) -> Self {
+        let Entry { namespace: _, name: _, uid, version, view } = entry;
+        Self { namespace, name, uid: uid.as_str().into(), version: *version, view: Packed::of(view) }
+    }
+
+    fn entry<V: View>(&self) -> Option<Arc<Entry<V>>> {
+        let Self { namespace, name, uid, version, view } = self;
+        let Some(view) = view.open() else {
+            tracing::error!(%namespace, %name, "what was kept of an object cannot be read: a bug, please report it");
+            return None;
+        };
+        let (namespace, name, uid) = (namespace.to_string(), name.to_string(), uid.to_string());
+        Some(Arc::new(Entry { namespace, name, uid, version: *version, view }))
+    }
+}
+
 /// One object before and after; at least one of the two is there.
 #[derive(Debug)]
 pub struct Delta<V> {
@@ -71,28 +107,23 @@ impl<V> Delta<V> {
     }
 }
 
-type Spaces<V> = HashMap<String, BTreeMap<String, Arc<Entry<V>>>>;
+type Spaces = HashMap<Arc<str>, BTreeMap<Arc<str>, Arc<Stored>>>;
 
 /// All objects of one kind.
 #[derive(Debug)]
 pub struct Cache<V> {
-    held: RwLock<Held<V>>,
+    held: RwLock<Held>,
     cluster_domain: Arc<str>,
     /// Entries that were given out: what answers cost.
     pub visited: AtomicUsize,
+    of: PhantomData<fn() -> V>,
 }
 
-#[derive(Debug)]
-struct Held<V> {
-    spaces: Spaces<V>,
-    index: Index<V>,
+#[derive(Debug, Default)]
+struct Held {
+    spaces: Spaces,
+    index: Index,
     own: Own,
-}
-
-impl<V> Default for Held<V> {
-    fn default() -> Self {
-        Self { spaces: Spaces::default(), index: Index::default(), own: Own::default() }
-    }
 }
 
 impl<V> Default for Cache<V> {
@@ -104,51 +135,83 @@ impl<V> Default for Cache<V> {
 impl<V> Cache<V> {
     /// Empty. Short names are resolved in `cluster_domain`.
     pub fn new(cluster_domain: &Arc<str>) -> Self {
-        Self { held: RwLock::default(), cluster_domain: cluster_domain.clone(), visited: AtomicUsize::new(0) }
+        Self {
+            held: RwLock::default(),
+            cluster_domain: cluster_domain.clone(),
+            visited: AtomicUsize::new(0),
+            of: PhantomData,
+        }
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Held<V>> {
+    fn read(&self) -> RwLockReadGuard<'_, Held> {
         self.held.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Held<V>> {
+    fn write(&self) -> RwLockWriteGuard<'_, Held> {
         self.held.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn given<'a>(&self, entries: impl Iterator<Item = &'a Arc<Entry<V>>>) -> Vec<Arc<Entry<V>>>
-    where
-        V: 'a,
-    {
-        let given: Vec<_> = entries.cloned().collect();
-        self.visited.fetch_add(given.len(), Ordering::Relaxed);
-        given
+    /// The uid of the object of that name.
+    pub fn uid(&self, namespace: &str, name: &str) -> Option<String> {
+        Some(self.read().get(namespace, name)?.uid.to_string())
+    }
+
+    /// Namespace, name and uid of each object.
+    pub fn names(&self) -> Vec<(String, String, String)> {
+        let held = self.read();
+        let all = held.spaces.values().flat_map(BTreeMap::values);
+        all.map(|stored| (stored.namespace.to_string(), stored.name.to_string(), stored.uid.to_string())).collect()
+    }
+}
+
+impl<V: View> Cache<V> {
+    /// Opens what was found, when nobody is held up by it any more.
+    fn given(&self, found: Vec<Arc<Stored>>) -> impl Iterator<Item = Arc<Entry<V>>> + use<V> {
+        self.visited.fetch_add(found.len(), Ordering::Relaxed);
+        found.into_iter().filter_map(|stored| stored.entry())
     }
 
     /// The object of that name.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Entry<V>>> {
-        self.read().spaces.get(namespace)?.get(name).cloned()
+        let found = self.read().get(namespace, name).cloned();
+        found?.entry()
     }
 
     /// All objects of a namespace, by name.
     pub fn within(&self, namespace: &str) -> Vec<Arc<Entry<V>>> {
-        self.given(self.read().spaces.get(namespace).into_iter().flat_map(BTreeMap::values))
+        let found = self.read().spaces.get(namespace).into_iter().flat_map(BTreeMap::values).cloned().collect();
+        self.given(found).collect()
     }
 
-    /// All objects.
-    pub fn all(&self) -> Vec<Arc<Entry<V>>> {
-        self.given(self.read().spaces.values().flat_map(BTreeMap::values))
+    /// All objects, each opened when its turn comes.
+    pub fn all(&self) -> impl Iterator<Item = Arc<Entry<V>>> + use<V> {
+        let found = self.read().spaces.values().flat_map(BTreeMap::values).cloned().collect();
+        self.given(found)
     }
-}
 
-impl<V: Indexed> Cache<V> {
     /// Candidates for a key, in no order; see [`Index`].
     pub fn by(&self, key: Key<'_>) -> Vec<Arc<Entry<V>>> {
-        self.given(self.read().index.by(key).iter())
+        self.under(&[key], None)
     }
 
-    /// Candidates for a host, by its name and under every wildcard that covers it, in no order.
-    pub fn covering(&self, host: &str) -> Vec<Arc<Entry<V>>> {
-        self.given(self.read().index.covering(host))
+    /// Candidates for any of the keys, and for a host, by its name and under every wildcard that covers it; each once,
+    /// by namespace and name.
+    pub fn under(&self, keys: &[Key<'_>], covering: Option<&str>) -> Vec<Arc<Entry<V>>> {
+        let held = self.read();
+        let by_keys = keys.iter().flat_map(|key| held.index.by(*key));
+        let by_host = covering.into_iter().flat_map(|host| held.index.covering(host));
+        let mut found: Vec<_> = by_keys.chain(by_host).cloned().collect();
+        drop(held);
+        found.sort_by(|one, two| (&one.namespace, &one.name).cmp(&(&two.namespace, &two.name)));
+        found.dedup_by(|one, two| Arc::ptr_eq(one, two));
+        self.given(found).collect()
+    }
+
+    /// Candidates for a key, but the one of that namespace and name.
+    pub fn by_beside(&self, one: Option<(&str, &str)>, key: Key<'_>) -> Vec<Arc<Entry<V>>> {
+        let mut found = self.read().index.by(key).to_vec();
+        found.retain(|stored| Some((&*stored.namespace, &*stored.name)) != one);
+        self.given(found).collect()
     }
 
     /// Takes what a watch saw. `None` if it is older than what is known: a watch lags behind the answers
@@ -167,7 +230,9 @@ impl<V: Indexed> Cache<V> {
         let held = &mut *self.write();
         let known = held.get(&entry.namespace, &entry.name);
         let shown = known.is_some_and(|known| {
-            known.uid == entry.uid && known.version >= entry.version && !held.own.awaits(&entry.namespace, &entry.name)
+            *known.uid == *entry.uid
+                && known.version >= entry.version
+                && !held.own.awaits(&entry.namespace, &entry.name)
         });
         held.own.wrote(&entry.namespace, &entry.name, &entry.uid, entry.version, shown);
         held.put(entry, &self.cluster_domain)
@@ -185,14 +250,14 @@ impl<V: Indexed> Cache<V> {
     /// gone, although no event said so.
     pub fn retain(&self, scope: Option<&str>, listed: &HashSet<(String, String)>) -> Vec<Delta<V>> {
         let held = &mut *self.write();
-        let in_scope = held.spaces.iter().filter(|(namespace, _)| scope.is_none_or(|scope| scope == *namespace));
+        let in_scope = held.spaces.iter().filter(|(namespace, _)| scope.is_none_or(|scope| *scope == ***namespace));
         let entries = in_scope.flat_map(|(_, space)| space.values());
         let missing = entries.filter(|entry| {
-            !listed.contains(&(entry.namespace.clone(), entry.name.clone()))
+            !listed.contains(&(entry.namespace.to_string(), entry.name.to_string()))
                 && !held.own.is_newer_than_a_list(&entry.namespace, &entry.name)
         });
         let gone: Vec<_> = missing.cloned().collect();
-        let take = |entry: &Arc<Entry<V>>| {
+        let take = |entry: &Arc<Stored>| {
             held.own.forget(&entry.namespace, &entry.name);
             held.remove(&entry.namespace, &entry.name, &entry.uid, &self.cluster_domain)
         };
@@ -218,44 +283,50 @@ impl<V> Cache<V> {
     }
 }
 
-impl<V> Held<V> {
-    fn get(&self, namespace: &str, name: &str) -> Option<&Arc<Entry<V>>> {
+impl Held {
+    fn get(&self, namespace: &str, name: &str) -> Option<&Arc<Stored>> {
         self.spaces.get(namespace)?.get(name)
     }
-}
 
-impl<V: Indexed> Held<V> {
-    fn put(&mut self, entry: Entry<V>, cluster_domain: &str) -> Option<Delta<V>> {
-        let space = self.spaces.entry(entry.namespace.clone()).or_default();
-        let before = space.get(&entry.name).cloned();
+    fn put<V: View>(&mut self, entry: Entry<V>, cluster_domain: &str) -> Option<Delta<V>> {
+        let known = self.spaces.get_key_value(&*entry.namespace).map(|(namespace, _)| namespace.clone());
+        let namespace = known.unwrap_or_else(|| entry.namespace.as_str().into());
+        let space = self.spaces.entry(namespace.clone()).or_default();
+        let (name, before) =
+            space.get_key_value(&*entry.name).map(|(name, known)| (name.clone(), known.clone())).unzip();
         if let Some(known) = &before
-            && known.uid == entry.uid
+            && *known.uid == *entry.uid
             && matches!((known.version, entry.version), (Some(known), Some(new)) if new < known)
         {
             return None;
         }
-        let entry = Arc::new(entry);
-        space.insert(entry.name.clone(), entry.clone());
-        if let Some(before) = &before {
-            self.index.remove(before, cluster_domain);
-        }
-        self.index.add(&entry, cluster_domain);
-        Some(Delta { namespace: entry.namespace.clone(), name: entry.name.clone(), before, after: Some(entry) })
+        let name = name.unwrap_or_else(|| entry.name.as_str().into());
+        let stored = Arc::new(Stored::of(&entry, namespace, name));
+        space.insert(stored.name.clone(), stored.clone());
+        let before = before.and_then(|before| self.forget(&before, cluster_domain));
+        self.index.add(&stored, &entry, cluster_domain);
+        let (namespace, name) = (entry.namespace.clone(), entry.name.clone());
+        Some(Delta { namespace, name, before, after: Some(Arc::new(entry)) })
     }
 
-    fn remove(&mut self, namespace: &str, name: &str, uid: &str, cluster_domain: &str) -> Option<Delta<V>> {
+    fn remove<V: View>(&mut self, namespace: &str, name: &str, uid: &str, cluster_domain: &str) -> Option<Delta<V>> {
         let space = self.spaces.get_mut(namespace)?;
-        if space.get(name)?.uid != uid {
+        if *space.get(name)?.uid != *uid {
             return None;
         }
         let before = space.remove(name);
         if space.is_empty() {
             self.spaces.remove(namespace);
         }
-        if let Some(before) = &before {
-            self.index.remove(before, cluster_domain);
-        }
+        let before = before.and_then(|before| self.forget(&before, cluster_domain));
         Some(Delta { namespace: namespace.to_owned(), name: name.to_owned(), before, after: None })
+    }
+
+    /// Takes one out of the index; gives it as it was.
+    fn forget<V: View>(&mut self, stored: &Arc<Stored>, cluster_domain: &str) -> Option<Arc<Entry<V>>> {
+        let entry = stored.entry()?;
+        self.index.remove(stored, &entry, cluster_domain);
+        Some(entry)
     }
 }
 
@@ -264,14 +335,14 @@ mod tests {
     use super::*;
     use crate::controller::own::PATIENCE;
 
-    impl Indexed for &'static str {
+    impl Indexed for String {
         fn keys(entry: &Entry<Self>, _: &str, tell: &mut dyn FnMut(Key<'_>)) {
-            tell(Key::Host(entry.view));
+            tell(Key::Host(&entry.view));
         }
     }
 
-    fn entry(name: &str, uid: &str, version: u128, view: &'static str) -> Entry<&'static str> {
-        Entry { namespace: "ns".into(), name: name.into(), uid: uid.into(), version: Some(version), view }
+    fn entry(name: &str, uid: &str, version: u128, view: &str) -> Entry<String> {
+        Entry { namespace: "ns".into(), name: name.into(), uid: uid.into(), version: Some(version), view: view.into() }
     }
 
     #[test]
@@ -287,7 +358,7 @@ mod tests {
         let cache = Cache::default();
         cache.put(entry("a", "1", 9, "first"));
         let delta = cache.put(entry("a", "2", 3, "second")).unwrap();
-        assert_eq!(delta.sides().map(|side| side.view).collect::<Vec<_>>(), ["first", "second"]);
+        assert_eq!(delta.sides().map(|side| side.view.as_str()).collect::<Vec<_>>(), ["first", "second"]);
     }
 
     #[test]
@@ -349,6 +420,6 @@ mod tests {
         let listed = HashSet::from([("ns".to_owned(), "b".to_owned())]);
         let gone: Vec<_> = cache.retain(Some("ns"), &listed).into_iter().map(|delta| delta.name).collect();
         assert_eq!(gone, ["a"]);
-        assert_eq!(cache.all().len(), 2);
+        assert_eq!(cache.all().count(), 2);
     }
 }

@@ -62,8 +62,8 @@ pub async fn sweep(
         let of_name = |uid: &str| object.co_owner.as_deref() == Some(name) || last == Some(uid);
         object.co_owner_uid().is_some_and(|uid| alive != Some(uid) && of_name(uid))
     };
-    let nothing = prune(&hands.world, namespace, &keys, |object| left(object, alive)).is_empty();
-    if nothing && shared(&hands.world, namespace, &keys, forgotten).is_empty() {
+    let left_behind = |object: &Existing| (!object.deleting && left(object, alive)) || forgotten(object);
+    if found(&hands.world, namespace, &keys, left_behind).is_empty() {
         return Ok(Vec::new());
     }
     // A cache that lags behind, as after a list from a lagging API server, may miss a policy that is
@@ -115,10 +115,7 @@ fn found(
     keys: &[Key<'_>],
     meant: impl Fn(&Existing) -> bool,
 ) -> Vec<Arc<Entry<Arc<Existing>>>> {
-    let of_kind = |kind: Kind| keys.iter().flat_map(move |key| world.istio(kind).by(*key));
-    let mut entries: Vec<_> = Kind::ALL.into_iter().flat_map(of_kind).collect();
+    let mut entries: Vec<_> = Kind::ALL.into_iter().flat_map(|kind| world.istio(kind).under(keys, None)).collect();
     entries.retain(|entry| entry.namespace == namespace && meant(&entry.view));
-    entries.sort_by(|one, two| (one.view.kind, &one.name).cmp(&(two.view.kind, &two.name)));
-    entries.dedup_by(|one, two| Arc::ptr_eq(one, two));
     entries
 }

@@ -14,8 +14,9 @@ use std::{
 };
 
 use super::{
-    cache::Entry,
+    cache::{Entry, Stored},
     relations::is_policy,
+    server_side,
     world::{Policy, Slice},
 };
 use crate::{
@@ -45,6 +46,8 @@ pub enum Key<'a> {
     Target(&'a str, &'a str),
     /// Namespace and name of the Service that an EndpointSlice belongs to.
     Service(&'a str, &'a str),
+    /// Namespace of a policy that states the server's side.
+    Stating(&'a str),
 }
 
 /// What is kept of an object, as far as it is looked for.
@@ -60,6 +63,9 @@ impl Indexed for Policy {
         tell(Key::Uid(&entry.uid));
         if let Some(target) = entry.view.target() {
             tell(Key::Target(&entry.namespace, &names::generated_name(target)));
+        }
+        if server_side::stated(&entry.view).is_some() {
+            tell(Key::Stating(&entry.namespace));
         }
     }
 }
@@ -137,20 +143,20 @@ impl Indexed for Membership {
 
 /// Most keys have one object.
 #[derive(Debug)]
-enum Posting<V> {
-    One(Arc<Entry<V>>),
-    Several(Vec<Arc<Entry<V>>>),
+enum Posting {
+    One(Arc<Stored>),
+    Several(Vec<Arc<Stored>>),
 }
 
-impl<V> Posting<V> {
-    fn all(&self) -> &[Arc<Entry<V>>] {
+impl Posting {
+    fn all(&self) -> &[Arc<Stored>] {
         match self {
             Self::One(entry) => std::slice::from_ref(entry),
             Self::Several(entries) => entries,
         }
     }
 
-    fn add(&mut self, entry: &Arc<Entry<V>>) {
+    fn add(&mut self, entry: &Arc<Stored>) {
         // One object may tell a key twice, as by owner and by label.
         if self.all().iter().any(|known| Arc::ptr_eq(known, entry)) {
             return;
@@ -162,7 +168,7 @@ impl<V> Posting<V> {
     }
 
     /// Whether anything is left.
-    fn remove(&mut self, entry: &Arc<Entry<V>>) -> bool {
+    fn remove(&mut self, entry: &Arc<Stored>) -> bool {
         match self {
             Self::One(known) => !Arc::ptr_eq(known, entry),
             Self::Several(entries) => {
@@ -178,23 +184,17 @@ impl<V> Posting<V> {
 }
 
 /// Objects of one kind by their keys.
-#[derive(Debug)]
-pub struct Index<V> {
+#[derive(Debug, Default)]
+pub struct Index {
     hasher: RandomState,
-    postings: HashMap<u64, Posting<V>>,
+    postings: HashMap<u64, Posting>,
     /// How many wildcards there are of each length, so that only lengths that exist are tried.
     wildcards: BTreeMap<usize, usize>,
 }
 
-impl<V> Default for Index<V> {
-    fn default() -> Self {
-        Self { hasher: RandomState::new(), postings: HashMap::new(), wildcards: BTreeMap::new() }
-    }
-}
-
-impl<V: Indexed> Index<V> {
+impl Index {
     /// Takes what has come.
-    pub fn add(&mut self, entry: &Arc<Entry<V>>, cluster_domain: &str) {
+    pub fn add<V: Indexed>(&mut self, stored: &Arc<Stored>, entry: &Entry<V>, cluster_domain: &str) {
         let Self { hasher, postings, wildcards } = self;
         V::keys(entry, cluster_domain, &mut |key| {
             if let Key::Under(suffix) = key {
@@ -202,13 +202,13 @@ impl<V: Indexed> Index<V> {
             }
             postings
                 .entry(hasher.hash_one(key))
-                .and_modify(|posting| posting.add(entry))
-                .or_insert_with(|| Posting::One(entry.clone()));
+                .and_modify(|posting| posting.add(stored))
+                .or_insert_with(|| Posting::One(stored.clone()));
         });
     }
 
-    /// Takes that the very same entry is gone.
-    pub fn remove(&mut self, entry: &Arc<Entry<V>>, cluster_domain: &str) {
+    /// Takes that the very same is gone.
+    pub fn remove<V: Indexed>(&mut self, stored: &Arc<Stored>, entry: &Entry<V>, cluster_domain: &str) {
         let Self { hasher, postings, wildcards } = self;
         V::keys(entry, cluster_domain, &mut |key| {
             if let Key::Under(suffix) = key
@@ -220,20 +220,20 @@ impl<V: Indexed> Index<V> {
                 }
             }
             let mark = hasher.hash_one(key);
-            if postings.get_mut(&mark).is_some_and(|posting| !posting.remove(entry)) {
+            if postings.get_mut(&mark).is_some_and(|posting| !posting.remove(stored)) {
                 postings.remove(&mark);
             }
         });
     }
 
     /// What has the key.
-    pub fn by(&self, key: Key<'_>) -> &[Arc<Entry<V>>] {
+    pub fn by(&self, key: Key<'_>) -> &[Arc<Stored>] {
         self.postings.get(&self.hasher.hash_one(key)).map(Posting::all).unwrap_or_default()
     }
 
     /// What speaks of the host: by its name, then under ever longer wildcards (istio
     /// `pkg/config/host/name.go`, `SubsetOf`: a star stands for any beginning, not for whole labels).
-    pub fn covering<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a Arc<Entry<V>>> {
+    pub fn covering<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a Arc<Stored>> {
         let suffixes = self.wildcards.keys().filter_map(|length| host.get(host.len().checked_sub(*length)?..));
         self.by(Key::Host(host)).iter().chain(suffixes.flat_map(|suffix| self.by(Key::Under(suffix))))
     }
@@ -248,7 +248,13 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::controller::{cache::Cache, observe::observe, relations::of_istio, world, world::World};
+    use crate::controller::{
+        cache::Cache,
+        observe::observe,
+        relations::{of_istio, of_service, of_slice},
+        world,
+        world::World,
+    };
 
     fn object(kind: Kind, namespace: &str, name: &str, spec: &Value, owner: Option<&str>) -> Entry<Arc<Existing>> {
         let owners = owner.map(|owner| {
@@ -343,6 +349,11 @@ mod tests {
                 "endpoints": [{"addresses": ["10.0.0.1"]}],
             });
             world.slices.put(world::slice(serde_json::from_value(slice).unwrap()));
+            let service = json!({
+                "metadata": {"name": name, "namespace": namespace, "uid": name},
+                "spec": {"selector": {"app": name}, "ports": [{"name": "http", "port": 80}]},
+            });
+            world.services.put(world::service(serde_json::from_value(service).unwrap()));
         }
         world.istio(Kind::DestinationRule).put(rule("istio-system", "all", "*.local"));
         world
@@ -367,11 +378,18 @@ mod tests {
             let look = visited(&world);
             let delta =
                 world.istio(Kind::DestinationRule).remove("elsewhere", "app-3", "elsewhere-app-3", None).unwrap();
-            assert_eq!(of_istio(&delta, &world), BTreeSet::from([("ns-3".to_owned(), policy.name.clone())]));
-            (look, visited(&world))
+            let own = BTreeSet::from([("ns-3".to_owned(), policy.name.clone())]);
+            assert_eq!(of_istio(&delta, &world), own);
+            let rule = visited(&world);
+            let delta = world.slices.remove("ns-3", "app-3", "app-3", None).unwrap();
+            assert_eq!(of_slice(&delta, &world), own);
+            let slice = visited(&world);
+            let delta = world.services.remove("ns-3", "app-3", "app-3", None).unwrap();
+            assert_eq!(of_service(&delta, &world), own);
+            [look, rule, slice, visited(&world)]
         };
         let small = visits(10);
-        assert!(small.0 > 0 && small.1 > 0, "nothing was counted");
+        assert!(!small.contains(&0), "nothing was counted");
         assert_eq!(visits(10_000), small);
     }
 
@@ -422,11 +440,11 @@ mod tests {
                 let host = object.hosts("cluster.local").remove(0);
                 host.strip_prefix('*').map_or(host == asked, |end| asked.ends_with(end))
             };
-            let scanned: Vec<_> = rules.all().into_iter().filter(|entry| covers(&entry.view)).collect();
-            prop_assert_eq!(places(&rules.covering(&asked)), places(&scanned));
-            prop_assert_eq!(rules.covering(&asked).len(), scanned.len());
+            let scanned: Vec<_> = rules.all().filter(|entry| covers(&entry.view)).collect();
+            prop_assert_eq!(places(&rules.under(&[], Some(&asked))), places(&scanned));
+            prop_assert_eq!(rules.under(&[], Some(&asked)).len(), scanned.len());
             rules.retain(None, &std::collections::HashSet::new());
-            prop_assert_eq!(rules.covering(&asked).len(), 0);
+            prop_assert_eq!(rules.under(&[], Some(&asked)).len(), 0);
         }
     }
 }

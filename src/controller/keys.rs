@@ -72,8 +72,7 @@ impl Keys {
     /// Asks for a look at each of `names`.
     pub fn look_at_all(&self, world: &World, names: &Names) {
         for (namespace, name) in names {
-            let policy = world.policies.get(namespace, name);
-            self.look_at(namespace, name, policy.as_ref().map(|policy| policy.uid.as_str()));
+            self.look_at(namespace, name, world.policies.uid(namespace, name).as_deref());
         }
     }
 

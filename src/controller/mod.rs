@@ -21,6 +21,7 @@ mod lag;
 mod live;
 pub(crate) mod observe;
 mod own;
+mod pack;
 mod reconcile;
 mod relations;
 mod retry;
@@ -67,10 +68,9 @@ use crate::{
     validate,
 };
 use apply::{For, Hands};
-use cache::{Cache, Delta};
+use cache::{Cache, Delta, Entry, View};
 use calls::{CallError, Calls, Verdict};
 use events::Publisher;
-use index::Indexed;
 use installed::{Installed, Served};
 use keys::{Key, Keys};
 use lag::Lag;
@@ -261,14 +261,13 @@ impl Shared {
 
     /// Looks at one policy.
     fn look_at(&self, namespace: &str, name: &str) {
-        let policy = self.context.hands.world.policies.get(namespace, name);
-        self.keys.look_at(namespace, name, policy.as_ref().map(|policy| policy.uid.as_str()));
+        self.keys.look_at(namespace, name, self.context.hands.world.policies.uid(namespace, name).as_deref());
     }
 
     /// Looks at every policy.
     fn look_at_all(&self) {
-        for policy in self.context.hands.world.policies.all() {
-            self.keys.look_at(&policy.namespace, &policy.name, Some(&policy.uid));
+        for (namespace, name, uid) in self.context.hands.world.policies.names() {
+            self.keys.look_at(&namespace, &name, Some(&uid));
         }
     }
 
@@ -468,7 +467,7 @@ impl Wiring {
         }
     }
 
-    fn watch<K, L: Into<Lean<V>>, V: Indexed + Send + Sync + 'static>(
+    fn watch<K, L: Into<Lean<V>>, V: View + Send + Sync + 'static>(
         &self,
         kind: &'static str,
         api: Api<K>,
@@ -483,7 +482,7 @@ impl Wiring {
         self.follow(Watched::of(kind, scope), api, cache, lean, concerned)
     }
 
-    fn follow<K, L: Into<Lean<V>>, V: Indexed + Send + Sync + 'static>(
+    fn follow<K, L: Into<Lean<V>>, V: View + Send + Sync + 'static>(
         &self,
         watched: Watched,
         api: Api<K>,
@@ -498,7 +497,12 @@ impl Wiring {
         let Watched { kind, scope, unseen, counted } = watched;
         async move {
             let world = &shared.context.hands.world;
-            let tell = |delta: &Delta<V>| shared.keys.look_at_all(world, &concerned(delta, world));
+            let tell = |delta: &Delta<V>| {
+                // Who begins looks at everything, and who stands by at nothing.
+                if shared.keys.is_open() {
+                    shared.keys.look_at_all(world, &concerned(delta, world));
+                }
+            };
             let within = scope.clone();
             let recovered = || shared.try_now(within.as_deref());
             let relist = || shared.retries.relist();
@@ -562,8 +566,9 @@ async fn attend(key: Arc<Key>, shared: Arc<Shared>) -> Result<Action, Infallible
     if let Some(since) = asked {
         shared.metrics.waited(since.elapsed());
     }
-    shared.lag.begin((&namespace, &name), lag::is_unobserved(policy().as_deref()), asked.unwrap_or(begun));
-    let ended = AssertUnwindSafe(look(&shared, &key, &namespace, &name)).catch_unwind().await;
+    let found = policy();
+    shared.lag.begin((&namespace, &name), lag::is_unobserved(found.as_deref()), asked.unwrap_or(begun));
+    let ended = AssertUnwindSafe(look(&shared, &key, &namespace, &name, found)).catch_unwind().await;
     let (label, class) = match &ended {
         Ok(Ok(End::Gone)) => ("gone", Class::Never),
         Ok(Ok(End::Leaving)) => ("leaving", Class::Never),
@@ -598,10 +603,16 @@ async fn attend(key: Arc<Key>, shared: Arc<Shared>) -> Result<Action, Infallible
     Ok(shared.retries.after(&namespace, &name, class))
 }
 
-async fn look(shared: &Shared, key: &Key, namespace: &str, name: &str) -> Result<End, CallError> {
+/// `found`: the policy of that name.
+async fn look(
+    shared: &Shared,
+    key: &Key,
+    namespace: &str,
+    name: &str,
+    found: Option<Arc<Entry<Policy>>>,
+) -> Result<End, CallError> {
     let hands = &shared.context.hands;
     let world = &hands.world;
-    let found = world.policies.get(namespace, name);
     let alive = found.as_ref().map(|policy| policy.uid.as_str());
     let of = For { namespace, policy: name };
     live::read_what_is_unsure(hands, of, found.as_deref()).await?;
@@ -609,7 +620,7 @@ async fn look(shared: &Shared, key: &Key, namespace: &str, name: &str) -> Result
     report(namespace, name, &left);
     let Some(found) = found else {
         shared.context.board.forget(namespace, name);
-        shared.keys.forget(namespace, name, || world.policies.get(namespace, name).is_some());
+        shared.keys.forget(namespace, name, || world.policies.uid(namespace, name).is_some());
         return Ok(End::Gone);
     };
     if found.view.meta().deletion_timestamp.is_some() {

@@ -55,16 +55,18 @@ fn endpoints(target: &TargetRef, found: Option<&ServiceView>, namespace: &str, w
 /// Policies of the namespace for the same target, or for another with its host. One that is being deleted
 /// is no rival: waiting for it to go would only leave a gap.
 fn rivals(resilience: &Resilience, namespace: &str, target: &TargetRef, world: &World) -> Vec<Rival> {
-    let mut others = world.targeting(namespace, target);
+    let own = resilience.name_any();
+    let own = Some((namespace, own.as_str()));
+    let mut others = world.targeting_beside(own, namespace, target);
     if let Some(host) = world.host(namespace, target) {
-        let for_host = world.policies_for(&host).into_iter();
+        let for_host = world.policies_for_beside(own, &host).into_iter();
         others.extend(for_host.filter(|policy| {
             let other = policy.view.target();
             policy.namespace == namespace
                 && other.is_some_and(|other| other != target && world.host(namespace, other).as_ref() == Some(&host))
         }));
     }
-    others.retain(|policy| policy.name != resilience.name_any() && policy.view.meta().deletion_timestamp.is_none());
+    others.retain(|policy| policy.view.meta().deletion_timestamp.is_none());
     others.sort_by(|one, two| one.name.cmp(&two.name));
     let rival = |policy: &Arc<Entry<Policy>>| {
         let created = policy.view.meta().creation_timestamp.as_ref().map(|time| time.0);

@@ -51,26 +51,28 @@ fn asking(resilience: &Resilience) -> Option<&str> {
     Some(&target.name)
 }
 
-fn stated(policy: &Policy) -> Option<&str> {
+pub fn stated(policy: &Policy) -> Option<&str> {
     policy.readable().and_then(asking)
 }
 
 /// Policies of a namespace that state the server's side of pods that may have these labels.
 pub fn of_labels(world: &World, namespace: &str, labels: &Selector) -> Names {
-    of(world, &world.policies.within(namespace), labels)
+    let mut stating = world.policies.by(Key::Stating(namespace));
+    stating.retain(|policy| policy.namespace == namespace);
+    of(world, stating, labels)
 }
 
 /// Those of its namespace that a Sidecar may select pods of; of all namespaces if it is for the mesh.
 pub fn of_sidecar(world: &World, sidecar: &Existing) -> Names {
     match sidecar.workload_labels() {
         // Looks at each: there is one, and it rarely changes.
-        None if sidecar.namespace == world.root_namespace => of(world, &world.policies.all(), &Selector::new()),
+        None if sidecar.namespace == world.root_namespace => of(world, world.policies.all(), &Selector::new()),
         labels => of_labels(world, &sidecar.namespace, &labels.unwrap_or_default()),
     }
 }
 
-fn of(world: &World, policies: &[Arc<Entry<Policy>>], labels: &Selector) -> Names {
-    let concerned = policies.iter().filter(|policy| {
+fn of(world: &World, policies: impl IntoIterator<Item = Arc<Entry<Policy>>>, labels: &Selector) -> Names {
+    let concerned = policies.into_iter().filter(|policy| {
         let service = stated(&policy.view).and_then(|service| world.services.get(&policy.namespace, service));
         service.is_some_and(|service| may_select_the_same(&service.view.selector, labels))
     });

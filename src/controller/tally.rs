@@ -27,13 +27,16 @@ const OTHER: &str = "Other";
 
 /// Counts.
 pub fn tally(world: &World, keys: &Keys, lag: &Lag) -> Tally {
-    let policies = world.policies.all();
+    let mut unobserved = Vec::new();
     let pairs = || CONDITIONS.into_iter().flat_map(|kind| STATUSES.map(|status| (kind, status)));
     let mut by_status: BTreeMap<(&str, &str), i64> = pairs().map(|pair| (pair, 0)).collect();
     let mut by_reason: BTreeMap<(&str, &str, &str), i64> = BTreeMap::new();
     let mut by_code: BTreeMap<Code, i64> = Code::ALL.into_iter().map(|code| (code, 0)).collect();
     let empty = ResilienceStatus::default();
-    for policy in &policies {
+    for policy in world.policies.all() {
+        if lag::is_unobserved(Some(&policy)) {
+            unobserved.push((policy.namespace.clone(), policy.name.clone()));
+        }
         let status = policy.view.readable().and_then(|policy| policy.status.as_ref()).unwrap_or(&empty);
         for kind in CONDITIONS {
             let condition = status.conditions.iter().find(|condition| condition.type_ == kind);
@@ -54,14 +57,12 @@ pub fn tally(world: &World, keys: &Keys, lag: &Lag) -> Tally {
         }
     }
     let (queue, waiting) = (keys.waiting(), lag.waiting());
-    let unobserved = policies.iter().filter(|policy| lag::is_unobserved(Some(policy)));
-    let names: Vec<_> = unobserved.map(|policy| (policy.namespace.clone(), policy.name.clone())).collect();
-    let since = names.iter().filter_map(|name| waiting.get(name).or_else(|| queue.get(name))).min();
+    let since = unobserved.iter().filter_map(|name| waiting.get(name).or_else(|| queue.get(name))).min();
     Tally {
         conditions: by_status.into_iter().map(|((kind, status), number)| (kind, status, number)).collect(),
         reasons: by_reason.into_iter().map(|((kind, status, reason), number)| (kind, status, reason, number)).collect(),
         warnings: by_code.into_iter().map(|(code, number)| (code.to_string(), number)).collect(),
-        unobserved: number(names.len()),
+        unobserved: number(unobserved.len()),
         unobserved_age: since.map_or(Duration::ZERO, std::time::Instant::elapsed),
         queue: number(queue.len()),
     }

@@ -19,10 +19,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::{sync::Semaphore, time::sleep};
 
-use super::{
-    cache::{Cache, Delta, Entry},
-    index::Indexed,
-};
+use super::cache::{Cache, Delta, Entry, View};
 use crate::runtime::metrics::Metrics;
 
 /// A watch that falls silent is found out when it should have ended: kube gives it this and 5 s more.
@@ -105,7 +102,7 @@ impl Watch<'_> {
         tell: impl Fn(&Delta<V>),
     ) where
         K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-        V: Indexed,
+        V: View,
     {
         let Self { kind, scope, listed, metrics, relist, recovered, barred } = self;
         let how = watcher::Config::default().timeout(TIMEOUT_SECONDS);

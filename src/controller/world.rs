@@ -16,6 +16,7 @@ use kube::{
     api::{ApiResource, DynamicObject, GroupVersionKind},
     core::{DeserializeGuard, PartialObjectMeta},
 };
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
@@ -34,7 +35,7 @@ use crate::{
 };
 
 /// A policy as it was read.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Policy {
     /// Of our types.
     Readable(Box<Resilience>),
@@ -81,7 +82,7 @@ impl Policy {
 }
 
 /// An EndpointSlice as far as it is counted.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Slice {
     /// Name of the Service that it belongs to.
     pub service: Option<String>,
@@ -225,9 +226,25 @@ impl World {
         host_of(target, namespace, entry.as_ref().map(|entry| &entry.view), &self.cluster_domain)
     }
 
+    /// Whether anything is listed of a Service's endpoints.
+    pub fn has_slices(&self, namespace: &str, service: &str) -> bool {
+        let slices = self.slices.by(Key::Service(namespace, service));
+        slices.iter().any(|slice| slice.namespace == namespace && slice.view.service.as_deref() == Some(service))
+    }
+
     /// The policies for a target.
     pub fn targeting(&self, namespace: &str, target: &TargetRef) -> Vec<Arc<Entry<Policy>>> {
-        let mut policies = self.policies.by(Key::Target(namespace, &names::generated_name(target)));
+        self.targeting_beside(None, namespace, target)
+    }
+
+    /// Likewise, but the one of that namespace and name.
+    pub fn targeting_beside(
+        &self,
+        one: Option<(&str, &str)>,
+        namespace: &str,
+        target: &TargetRef,
+    ) -> Vec<Arc<Entry<Policy>>> {
+        let mut policies = self.policies.by_beside(one, Key::Target(namespace, &names::generated_name(target)));
         policies.retain(|policy| policy.namespace == namespace && policy.view.target() == Some(target));
         policies
     }
@@ -235,18 +252,24 @@ impl World {
     /// The policies for a host, of all namespaces, in whatever letters it is written: for the Service that
     /// has it, and for the ServiceEntries that declare it.
     pub fn policies_for(&self, host: &str) -> Vec<Arc<Entry<Policy>>> {
+        self.policies_for_beside(None, host)
+    }
+
+    /// Likewise, but the one of that namespace and name.
+    pub fn policies_for_beside(&self, one: Option<(&str, &str)>, host: &str) -> Vec<Arc<Entry<Policy>>> {
         let service = host.strip_suffix(&*self.cluster_domain).and_then(|host| host.strip_suffix(".svc."));
         let service = service.and_then(|host| host.split_once('.'));
         let entries = self.entries.by(Key::Host(&host.to_ascii_lowercase()));
-        let mut policies: Vec<_> =
-            service
-                .map(|(name, namespace)| self.targeting(namespace, &TargetRef::new(TargetKind::Service, name)))
-                .into_iter()
-                .chain(entries.iter().map(|entry| {
-                    self.targeting(&entry.namespace, &TargetRef::new(TargetKind::ServiceEntry, &entry.name))
-                }))
-                .flatten()
-                .collect();
+        let mut policies: Vec<_> = service
+            .map(|(name, namespace)| (namespace, TargetRef::new(TargetKind::Service, name)))
+            .into_iter()
+            .chain(
+                entries
+                    .iter()
+                    .map(|entry| (entry.namespace.as_str(), TargetRef::new(TargetKind::ServiceEntry, &entry.name))),
+            )
+            .flat_map(|(namespace, target)| self.targeting_beside(one, namespace, &target))
+            .collect();
         policies.retain(|policy| self.host_of(policy).is_some_and(|own| own.eq_ignore_ascii_case(host)));
         policies
     }
@@ -254,15 +277,13 @@ impl World {
     /// The policies for hosts with that end, of all namespaces. Looks at each: a wildcard is for many hosts,
     /// and rarely changes.
     pub fn policies_under(&self, suffix: &str) -> Vec<Arc<Entry<Policy>>> {
-        let mut policies = self.policies.all();
         let covered = |host: String| {
             host.len()
                 .checked_sub(suffix.len())
                 .and_then(|begin| host.get(begin..))
                 .is_some_and(|end| end.eq_ignore_ascii_case(suffix))
         };
-        policies.retain(|policy| self.host_of(policy).is_some_and(covered));
-        policies
+        self.policies.all().filter(|policy| self.host_of(policy).is_some_and(covered)).collect()
     }
 
     fn host_of(&self, policy: &Entry<Policy>) -> Option<String> {
@@ -275,11 +296,7 @@ impl World {
         if host.is_empty() {
             return Vec::new();
         }
-        let mut found = self.istio(kind).covering(&as_read(kind, host.to_owned()));
-        found.extend(self.istio(kind).by(Key::Destination(host)));
-        found.sort_by(|one, two| place(one).cmp(&place(two)));
-        found.dedup_by(|one, two| Arc::ptr_eq(one, two));
-        found
+        self.istio(kind).under(&[Key::Destination(host)], Some(&as_read(kind, host.to_owned())))
     }
 
     /// The Istio objects of a namespace that have one of the uids for an owner, the name, or the host,
@@ -290,15 +307,16 @@ impl World {
 
     fn of_kind_concerning(&self, kind: Kind, namespace: &str, stake: &Stake<'_>) -> Vec<Arc<Entry<Arc<Existing>>>> {
         let cache = self.istio(kind);
-        let mut found: Vec<_> = stake.name.and_then(|name| cache.get(namespace, name)).into_iter().collect();
-        found.extend(stake.uid.into_iter().flat_map(|uid| cache.by(Key::Uid(uid))));
-        if let Some(host) = stake.host {
-            found.extend(cache.by(Key::Host(&as_read(kind, host.to_owned()))));
-            found.extend(cache.by(Key::Destination(host)));
-        }
+        let host = stake.host.map(|host| as_read(kind, host.to_owned()));
+        let of_host = host.iter().map(|host| Key::Host(host)).chain(stake.host.map(Key::Destination));
+        let keys: Vec<Key<'_>> = stake.uid.map(Key::Uid).into_iter().chain(of_host).collect();
+        let mut found = cache.under(&keys, None);
         found.retain(|entry| entry.namespace == namespace && entry.view.concerns(stake, &self.cluster_domain));
-        found.sort_by(|one, two| one.name.cmp(&two.name));
-        found.dedup_by(|one, two| one.name == two.name);
+        // Mostly it is among them.
+        if let Some(name) = stake.name.filter(|name| !found.iter().any(|entry| entry.name == **name)) {
+            found.extend(cache.get(namespace, name).filter(|entry| entry.view.concerns(stake, &self.cluster_domain)));
+            found.sort_by(|one, two| one.name.cmp(&two.name));
+        }
         found
     }
 }

@@ -4,6 +4,7 @@
 //! unless he forces it, which we never do (Kubernetes, "Server-Side Apply", Conflicts).
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::names;
@@ -14,7 +15,7 @@ use crate::names;
 pub const SHARED_BLOCKS: [&str; 3] = ["connectionPool", "outlierDetection", "retryBudget"];
 
 /// What one manager that is not ours owns in the shared blocks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
     /// Its name, as it gave it to the API server.
     pub manager: String,

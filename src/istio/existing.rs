@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Claim, Handler, SHARED_BLOCKS, resolve_host};
 use crate::names;
 
 /// The kinds that we generate, in the order in which they are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// What a server's own proxy takes.
     Sidecar,
@@ -55,7 +56,7 @@ impl std::fmt::Display for Kind {
 }
 
 /// One Sidecar, DestinationRule or VirtualService as it exists.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Existing {
     /// Which kind.
     pub kind: Kind,

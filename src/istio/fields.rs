@@ -1,7 +1,7 @@
 //! Every field of Sidecar, DestinationRule and VirtualService that we write, as a path, and what Istio does where
 //! it has no such field.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use super::{Kind, Version};
 
@@ -102,7 +102,19 @@ const OF_ROUTES: [&str; 19] = [
 
 /// All fields of a kind that we write, in order of their paths.
 #[must_use]
-pub fn written_fields(kind: Kind) -> Vec<Field> {
+pub fn written_fields(kind: Kind) -> &'static [Field] {
+    // Each decision asks for all of them.
+    static SIDECAR: LazyLock<Vec<Field>> = LazyLock::new(|| fields(Kind::Sidecar));
+    static RULE: LazyLock<Vec<Field>> = LazyLock::new(|| fields(Kind::DestinationRule));
+    static ROUTES: LazyLock<Vec<Field>> = LazyLock::new(|| fields(Kind::VirtualService));
+    match kind {
+        Kind::Sidecar => &SIDECAR,
+        Kind::DestinationRule => &RULE,
+        Kind::VirtualService => &ROUTES,
+    }
+}
+
+fn fields(kind: Kind) -> Vec<Field> {
     let paths: BTreeSet<String> = match kind {
         Kind::Sidecar => OF_SIDECARS.iter().map(|path| (*path).to_owned()).collect(),
         Kind::DestinationRule => {
@@ -231,7 +243,7 @@ mod tests {
         for (kind, whole) in [(Kind::Sidecar, sidecar), (Kind::DestinationRule, rule), (Kind::VirtualService, routes)] {
             let mut found = BTreeSet::new();
             paths(&whole, "", &mut found);
-            let listed: BTreeSet<String> = written_fields(kind).into_iter().map(|field| field.path).collect();
+            let listed: BTreeSet<String> = written_fields(kind).iter().map(|field| field.path.clone()).collect();
             assert_eq!(found, listed, "{kind}");
         }
     }

@@ -1,13 +1,14 @@
 //! Tools for gradual releases that keep Istio objects, and how such an object is told from a person's.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Serialize};
 
 /// The annotation by which Argo Rollouts marks what it changes, with the name of the Rollout
 /// (argo-rollouts `rollout/trafficrouting/istio/istio.go`, `UpdateHash`).
 const MANAGED_BY_ROLLOUTS: &str = "argo-rollouts.argoproj.io/managed-by-rollouts";
 
 /// The tool that keeps an object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Handler {
     /// Writes the whole spec of its objects anew whenever it differs from what its Canary says (flagger
     /// `pkg/router/istio.go`, `reconcileDestinationRule` and `reconcileVirtualService`).

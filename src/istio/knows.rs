@@ -101,8 +101,8 @@ impl Knows {
     }
 
     fn read(&mut self, kind: Kind, schema: &Value) {
-        let lacks = written_fields(kind).into_iter().map(|field| field.path);
-        self.lacks.insert(kind, lacks.filter(|path| !declares(schema, path)).collect());
+        let lacks = written_fields(kind).iter().map(|field| &field.path);
+        self.lacks.insert(kind, lacks.filter(|path| !declares(schema, path)).cloned().collect());
     }
 
     /// The same with istiod's version.
@@ -253,10 +253,10 @@ mod tests {
             for field in written_fields(kind) {
                 let mut knows = Knows::default();
                 knows.add_crd(&crd(kind.as_str(), "v1", &all_but(kind, &field.path))).unwrap();
-                assert_eq!(knows.fate(kind, &field), Fate::Undeclared, "{}", field.path);
-                let others = written_fields(kind).into_iter().filter(|other| !other.path.starts_with(&field.path));
+                assert_eq!(knows.fate(kind, field), Fate::Undeclared, "{}", field.path);
+                let others = written_fields(kind).iter().filter(|other| !other.path.starts_with(&field.path));
                 for other in others {
-                    assert_eq!(knows.fate(kind, &other), Fate::Understood, "{} without {}", other.path, field.path);
+                    assert_eq!(knows.fate(kind, other), Fate::Understood, "{} without {}", other.path, field.path);
                 }
             }
         }
@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(knows.add_crd(&crd("Gateway", "v1", &Value::Null)), Ok(false));
         assert!(!knows.has_all_kinds());
         for field in written_fields(Kind::VirtualService) {
-            assert_eq!(knows.fate(Kind::VirtualService, &field), Fate::Understood);
+            assert_eq!(knows.fate(Kind::VirtualService, field), Fate::Understood);
         }
         assert_eq!(Knows::from_open_api(&Value::Null), Knows::default());
         assert_eq!(Knows::from_open_api(&json!({"components": {"schemas": Map::new()}})), Knows::default());

@@ -1,7 +1,9 @@
 //! Which protocol istiod takes a Service port for.
 
+use serde::{Deserialize, Serialize};
+
 /// What istiod makes of a Service port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Protocol {
     /// HTTP/1: routes with timeouts and retries apply.
     Http,

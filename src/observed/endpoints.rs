@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use serde::{Deserialize, Serialize};
 
 /// Endpoints of one target.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoints {
     /// Those that are ready, and those that are not but are not on their way out either. istiod sends
     /// these as well since 1.31 (`PILOT_AUTO_SEND_UNHEALTHY_ENDPOINTS`), unless the rule sets

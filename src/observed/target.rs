@@ -1,6 +1,7 @@
 //! What matters of a target: a Service or a ServiceEntry.
 
 use k8s_openapi::api::core::v1::Service;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Endpoints, Selector, WAYPOINT, uses_waypoint};
@@ -11,7 +12,7 @@ use crate::{
 };
 
 /// What matters of a Service or a ServiceEntry.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceView {
     /// Hosts that a ServiceEntry declares, letter by letter as istiod takes them (claim R1.1d); a Service
     /// has one that follows from its name.
@@ -50,7 +51,7 @@ pub fn host_of(
 }
 
 /// How clients find the endpoints of a target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Discovery {
     /// A cluster IP: proxies are sent the endpoints and balance over them.
     ClusterIp,
@@ -86,7 +87,7 @@ impl Discovery {
 }
 
 /// A port of the target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortView {
     /// Port of the Service, not of the pods.
     pub number: u16,

@@ -19,8 +19,8 @@ use crate::{
 pub(super) fn gate(spec: &ResilienceSpec, valid: &mut Valid, istio: &Knows) -> Result<Vec<Warning>, Vec<Violation>> {
     let fates = Kind::ALL
         .into_iter()
-        .flat_map(|kind| written_fields(kind).into_iter().map(move |field| (kind, istio.fate(kind, &field), field)));
-    let lost: Vec<(Kind, Fate, Field)> = fates.filter(|(_, fate, _)| *fate != Fate::Understood).collect();
+        .flat_map(|kind| written_fields(kind).iter().map(move |field| (kind, istio.fate(kind, field), field)));
+    let lost: Vec<(Kind, Fate, &Field)> = fates.filter(|(_, fate, _)| *fate != Fate::Understood).collect();
     if lost.is_empty() {
         return Ok(Vec::new());
     }
@@ -37,7 +37,7 @@ pub(super) fn gate(spec: &ResilienceSpec, valid: &mut Valid, istio: &Knows) -> R
             match fate {
                 Fate::Understood => {}
                 Fate::Ignored(_) if same => {}
-                Fate::Undeclared if same => left_out.push(field),
+                Fate::Undeclared if same => left_out.push(*field),
                 Fate::Undeclared | Fate::Ignored(_) => {
                     violations.push(Violation::new(place(&said, &leaf), complaint(field, *fate)));
                 }
@@ -243,7 +243,7 @@ mod tests {
                 let rest = path.strip_prefix(missing);
                 of == kind && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
             };
-            for field in written_fields(of).into_iter().filter(|field| !lost(&field.path)) {
+            for field in written_fields(of).iter().filter(|field| !lost(&field.path)) {
                 let mut node = &mut schema;
                 for part in std::iter::once("spec").chain(field.path.split('.')) {
                     node = &mut node["properties"][part.trim_end_matches("[]")];

@@ -88,12 +88,13 @@ fn of_spec(mut spec: Value) -> Result<(), String> {
 
 /// As `validate` judges it.
 fn policy(object: &Value) -> Result<(), String> {
-    let world = World::new(input::read(&["-".into()], &mut object.to_string().as_bytes()), "default");
+    let world =
+        World::new(input::read(&["-".into()], &mut object.to_string().as_bytes()), "default", &Settings::default());
     if let [why, ..] = world.unreadable.as_slice() {
         return Err(why.clone());
     }
     let [policy] = world.policies.as_slice() else { return Err("is no policy".to_owned()) };
-    let faults = world.decide(policy, &Settings::default(), Some(3)).err().unwrap_or_default();
+    let faults = world.decide(policy, Some(3)).err().unwrap_or_default();
     let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
     if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
 }

@@ -114,7 +114,7 @@ impl Own {
     /// What is imported of it, and where Istio would send something else once that is rendered.
     fn judged(&self, oracle: &mut Oracle) -> (Vec<Imported>, Vec<String>) {
         let settings = Settings::default();
-        let hosts = of_files(&Self::world(&self.objects), &settings).hosts;
+        let hosts = of_files(&Self::world(&self.objects, &settings), &settings).hosts;
         for host in &hosts {
             assert!(host.policy.is_some() || !host.left.is_empty(), "{}: nothing is said of {}", self.name, host.host);
         }
@@ -126,9 +126,9 @@ impl Own {
         (hosts, differences)
     }
 
-    fn world(objects: &[Value]) -> World {
+    fn world(objects: &[Value], settings: &Settings) -> World {
         let items = json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
-        let world = World::new(input::read(&[PathBuf::from("-")], &mut items.as_bytes()), NAMESPACE);
+        let world = World::new(input::read(&[PathBuf::from("-")], &mut items.as_bytes()), NAMESPACE, settings);
         assert_eq!(world.unreadable, Vec::<String>::new());
         world
     }
@@ -159,8 +159,8 @@ fn rendered(policy: &Resilience, objects: &[Value], settings: &Settings) -> Vec<
     let mut file = serde_json::to_value(policy).unwrap();
     (file["apiVersion"], file["kind"]) = (json!("resilience.dev/v1alpha1"), json!("Resilience"));
     let all: Vec<Value> = objects.iter().cloned().chain([file]).collect();
-    let world = Own::world(&all);
-    let valid = world.decide(&world.policies[0], settings, None).unwrap_or_else(|faults| panic!("{faults:?}"));
+    let world = Own::world(&all, settings);
+    let valid = world.decide(&world.policies[0], None).unwrap_or_else(|faults| panic!("{faults:?}"));
     translate(&valid).objects().into_iter().map(|object| (object.ownership, object.json)).collect()
 }
 

@@ -108,17 +108,16 @@ fn generated(blocks: &Value) -> Result<Generated, String> {
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "orders"},
         "spec": {"selector": {"app": "orders"}, "ports": [{"name": "http", "port": 80}]}});
     let text = format!("{service}\n---\n{policy}\n");
-    let world = World::new(input::read(&["-".into()], &mut text.as_bytes()), "default");
+    let world = World::new(input::read(&["-".into()], &mut text.as_bytes()), "default", &Settings::default());
     assert_eq!(world.unreadable, Vec::<String>::new());
-    let settings = Settings::default();
-    let valid = world.decide(&world.policies[0], &settings, Some(3)).map_err(|faults| format!("{faults:?}"))?;
+    let valid = world.decide(&world.policies[0], Some(3)).map_err(|faults| format!("{faults:?}"))?;
     let mut generated = Generated::new();
     for object in translate(&valid).objects() {
         gather(object.kind, &object.json["spec"], "", &mut generated);
     }
     let known: Vec<String> = Kind::ALL
         .into_iter()
-        .flat_map(|kind| written_fields(kind).into_iter().map(move |field| format!("{kind} {}", field.path)))
+        .flat_map(|kind| written_fields(kind).iter().map(move |field| format!("{kind} {}", field.path)))
         .collect();
     let of_labels = |path: &str| path.starts_with("Sidecar workloadSelector.labels.");
     let unknown = generated.keys().find(|path| !known.contains(path) && !of_labels(path));

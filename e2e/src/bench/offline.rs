@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::contenders::Operator;
@@ -64,11 +64,20 @@ fn yaml(text: &mut String, value: &Value, depth: usize) -> std::fmt::Result {
     Ok(())
 }
 
-/// A decision about one policy: validate, translate, compare. Nanoseconds.
+/// What is pure about one policy.
 #[derive(Debug, Clone, Serialize)]
 pub struct Pure {
     /// The sample.
     pub file: String,
+    /// From a spec that the CRD's rules took to the objects.
+    pub render: Times,
+    /// All of it: the CRD's own rules, the objects, the comparison with what is there.
+    pub decision: Times,
+}
+
+/// Nanoseconds.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Times {
     /// The median.
     pub p50_ns: u64,
     /// Ninety-nine of a hundred are below.
@@ -85,8 +94,8 @@ pub fn pure(checkout: &Checkout, tools: &Tools) -> Result<Vec<Pure>> {
     for sample in ["http-api", "grpc-service"] {
         let text = check(Command::new(&tools.client).arg("pure").arg(both(&samples.join(sample))?.path()))?;
         let report: Value = serde_json::from_str(&text)?;
-        let at = |key: &str| report[key].as_u64().with_context(|| format!("no {key} in {text}"));
-        found.push(Pure { file: sample.to_owned(), p50_ns: at("p50_ns")?, p99_ns: at("p99_ns")? });
+        let of = |key: &str| Times::deserialize(&report[key]).with_context(|| format!("no {key} in {text}"));
+        found.push(Pure { file: sample.to_owned(), render: of("render")?, decision: of("decision")? });
     }
     Ok(found)
 }

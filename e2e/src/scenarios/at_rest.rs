@@ -23,6 +23,7 @@ const REST: Duration = Duration::from_mins(1);
 pub fn nothing_is_written(checkout: &Checkout) -> Result<()> {
     let lab = Lab::attach_to(checkout)?;
     ensure!(lab.has_operator(), "the lab is up without our operator: `cargo lab up` puts it there");
+    until_nobody_leaves(&lab)?;
     with_namespace(&lab, "at-rest", |kubectl| {
         let mut log = Log::from_now(checkout)?;
         let objects = (0..POLICIES).flat_map(|number| {
@@ -54,6 +55,17 @@ pub fn nothing_is_written(checkout: &Checkout) -> Result<()> {
             );
             Ok(if start.elapsed() >= REST { Seen::Done(()) } else { Seen::NotYet(format!("{:?}", start.elapsed())) })
         })
+    })
+}
+
+/// A namespace on its way out is not at rest: its Services go before its policies, which say so.
+fn until_nobody_leaves(lab: &Lab) -> Result<()> {
+    lab.kubectl().until("no namespace is on its way out", SOON * 2, |kubectl| {
+        let list = kubectl.json(&["get", "namespaces"])?;
+        let namespaces = list["items"].as_array().into_iter().flatten();
+        let leaving = namespaces.filter(|one| one["metadata"].get("deletionTimestamp").is_some());
+        let names: Vec<&str> = leaving.filter_map(|one| one["metadata"]["name"].as_str()).collect();
+        Ok(if names.is_empty() { Seen::Done(()) } else { Seen::NotYet(names.join(", ")) })
     })
 }
 

@@ -59,8 +59,7 @@ fn goldens(checkout: &Checkout) -> Result<Vec<Golden>> {
         ensure!(files.contains(&file), "{name} is left out ({reason}), but there is no such golden");
         files.retain(|other| *other != file);
     }
-    let unique = unique("run");
-    let goldens = files.iter().map(|file| Golden::read(file, &unique)).collect::<Result<Vec<_>>>()?;
+    let goldens = files.iter().map(|file| Golden::read(file, &unique("run"))).collect::<Result<Vec<_>>>()?;
     for golden in &goldens {
         // They would take the place of the lab's own.
         let brings = golden.objects.iter().any(|object| object["kind"] == "CustomResourceDefinition");

@@ -113,13 +113,14 @@ pub fn judges_agree(checkout: &Checkout) -> Result<()> {
         judges.agree("edited a moment ago", &edited, "InProgress", "Progressing")?;
         judges.agree("not in effect", &not_in_effect(&ready), "InProgress", "Degraded")?;
 
-        // The second of a Service is younger, and so the one that must go.
+        // The second of a Service is the one that must go: it is younger, and of the same second it comes later by
+        // its name.
         let mut second = in_git("shop", &limited);
-        second["metadata"]["name"] = json!("second");
+        second["metadata"]["name"] = json!("shop-too");
         apply_as(kubectl, APPLIERS[0], &second)?;
         judges.agree(
             "somebody else has the host",
-            &until_condition(kubectl, "second", "Stalled", "True")?,
+            &until_condition(kubectl, "shop-too", "Stalled", "True")?,
             "Failed",
             "Degraded",
         )?;

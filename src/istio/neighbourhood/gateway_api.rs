@@ -5,12 +5,13 @@ use std::fmt;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Callee;
 
 /// Kinds of routes that take a Service's HTTP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum GatewayRouteKind {
     /// HTTP.
     HttpRoute,
@@ -48,7 +49,7 @@ impl fmt::Display for GatewayRouteKind {
 }
 
 /// An `HTTPRoute` or a `GRPCRoute`, as far as it decides whose routes a client has.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GatewayRoute {
     /// Which kind.
     pub kind: GatewayRouteKind,
@@ -71,7 +72,7 @@ impl fmt::Display for GatewayRoute {
 }
 
 /// What a route is attached to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteParent {
     /// A ServiceEntry, not a Service.
     pub is_entry: bool,

@@ -38,6 +38,10 @@ pub(in super::super) struct Routes {
 
 /// Looks as if ours were there; see [`super::rules::look`].
 pub(super) fn look(valid: &Valid, name: &str, around: &Neighbourhood, ours: Option<&Existing>) -> Routes {
+    // As it is for most.
+    if around.virtual_services.is_empty() && around.routes.is_empty() {
+        return Routes::default();
+    }
     let namespace = &valid.owner.namespace;
     // A producer's routes go before any VirtualService here, whatever their age (measured M38).
     if let Some(route) = around.routes.iter().find(|route| route.namespace == *namespace && route.has_rules) {

@@ -36,6 +36,10 @@ pub(in super::super) struct Hidden {
 /// Looks as if ours were there; `ours` is the one that is. Whether it is must decide nothing: else what is
 /// decided would change with what it makes.
 pub(super) fn look(valid: &Valid, name: &str, around: &Neighbourhood, ours: Option<&Existing>) -> Rules {
+    // As it is for most: then nobody gets another's, and ours hides none.
+    if around.rules.is_empty() {
+        return Rules::default();
+    }
     let callee = callee(valid);
     // Only the presence of a traffic policy matters.
     let rule = would_be(Kind::DestinationRule, valid, name, ours, json!({"host": valid.host, "trafficPolicy": {}}));

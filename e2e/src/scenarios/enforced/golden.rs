@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 /// The namespace that goldens are written for.
 const WRITTEN_FOR: &str = "default";
+/// How long the name of a namespace may be (RFC 1123). Of a golden's name the beginning is kept.
+const LABEL: usize = 63;
 /// The namespace of nobody's goldens: what stands there is Istio's.
 const ISTIO: &str = "istio-system";
 /// Holds the uid of the policy that an object of ours belongs to.
@@ -38,7 +40,7 @@ pub struct Target {
 }
 
 impl Golden {
-    /// Reads a pair by its first half. `unique` goes into the names of its namespaces.
+    /// Reads a pair by its first half. `unique` goes into the names of its namespaces, and is no other golden's.
     ///
     /// # Errors
     /// When a half cannot be read.
@@ -51,10 +53,14 @@ impl Golden {
 
     /// Both halves as documents.
     pub(super) fn of(name: &str, unique: &str, input: &[Value], output: &[Value]) -> Result<Self> {
-        let namespace = format!("{name}-{unique}");
-        ensure!(namespace.len() <= 63, "{name} is too long for a namespace: {namespace}");
         let hosts = external_hosts(input);
         let others = other_namespaces(input);
+        let labels = hosts.iter().filter_map(|host| host.trim_start_matches("*.").split('.').next());
+        let longest = labels.chain(others.iter().map(String::as_str)).map(|label| label.len() + 1).max();
+        let behind = longest.unwrap_or_default() + unique.len() + 1;
+        let room = LABEL.checked_sub(behind).filter(|room| *room > 0);
+        let room = room.with_context(|| format!("{name}: {unique} leaves no room in a namespace's name"))?;
+        let namespace = format!("{}-{unique}", name.get(..room).unwrap_or(name));
         let moved = |text: &str| moved(text, &namespace, &hosts, &others);
         let mut objects: Vec<Value> = input.iter().map(|object| each_text(object.clone(), &moved)).collect();
         for (object, original) in objects.iter_mut().zip(input) {
@@ -282,6 +288,15 @@ mod tests {
         let status = json!({"message": "DestinationRule a-golden-7/y has x.a-golden-7.svc.cluster.local, not a-golden-7-shop/z"});
         let back = json!({"message": "DestinationRule default/y has x.default.svc.cluster.local, not shop/z"});
         assert_eq!(moved.back(status), back);
+    }
+
+    #[test]
+    fn the_longest_name_leaves_room_for_its_namespaces() {
+        let other = json!({"kind": "Service", "metadata": {"name": "y", "namespace": "shop"}});
+        let moved = Golden::of(&"a".repeat(70), "run-21610-101", &[other], &[]).unwrap();
+        assert_eq!(moved.namespace, format!("{}-run-21610-101", "a".repeat(44)));
+        let names: Vec<usize> = moved.namespaces().iter().map(|object| text(object, "/metadata/name").len()).collect();
+        assert_eq!(names, [63]);
     }
 
     #[test]
