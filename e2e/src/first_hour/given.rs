@@ -43,7 +43,7 @@ const PUSHED: &str = concat!("registry.example/resilience-operator:", env!("CARG
 pub(super) const GIVEN: &[Given] = &[
     Given {
         page: "README.md",
-        before: "cd deploy && kustomize edit set image",
+        before: "mkdir mine && cd mine && kustomize create",
         what: "a cluster of one's own with Istio: a lab without the operator",
         make: |place, _| {
             place.must_run("cargo lab down")?;
@@ -52,7 +52,7 @@ pub(super) const GIVEN: &[Given] = &[
     },
     Given {
         page: "README.md",
-        before: "cd deploy && kustomize edit set image",
+        before: "mkdir mine && cd mine && kustomize create",
         what: "the image where nodes can pull it, as docker build and docker push would have put it",
         make: image,
     },
@@ -60,7 +60,7 @@ pub(super) const GIVEN: &[Given] = &[
         page: "README.md",
         before: "kubectl apply -f deploy/namespace.yaml",
         what: "that cluster without the operator, since Helm is the other way",
-        make: |place, _| place.must_run("kubectl delete -k deploy/"),
+        make: |place, _| place.must_run("kubectl delete -k mine/"),
     },
     Given {
         page: "README.md",
