@@ -17,7 +17,10 @@ use crate::doctor::{self, Finding};
 use crate::lab::{Lab, Options};
 use crate::report::Report;
 use crate::sandbox;
-use crate::{bench, chaos, current, demo, guards, images, measured, operator, scenarios, suite, supply, workloads};
+use crate::{
+    bench, chaos, current, demo, first_hour, guards, images, measured, operator, release, scenarios, suite, supply,
+    workloads,
+};
 
 /// A real Kubernetes node with real Istio, in namespaces of its own.
 #[derive(Debug, Parser)]
@@ -61,6 +64,10 @@ enum Task {
     Sbom,
     /// The documentation as a book, in target/book
     Book,
+    /// Everything that a tag publishes, made here and not uploaded: archives, image, chart, manifests, sums
+    Release(release::Wanted),
+    /// The README and the tutorial, word for word, on a fresh clone with a lab of its own
+    FirstHour(first_hour::Wanted),
     /// Everything that can be wrong: format, lints, unit tests, then scenarios on a lab; of another cluster what can be
     /// played there
     Test {
@@ -188,13 +195,16 @@ pub fn main() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Sbom => {
-            println!("{}", supply::sbom(&Checkout::find()?, &Report::new())?.display());
+            let list = supply::sbom(&Checkout::find()?, &supply::here(), None, &Report::new())?;
+            println!("{}", list.display());
             Ok(ExitCode::SUCCESS)
         }
         Task::Book => {
             println!("{}", supply::book(&Checkout::find()?, &Report::new())?.join("index.html").display());
             Ok(ExitCode::SUCCESS)
         }
+        Task::Release(wanted) => release::run(&Checkout::find()?, &wanted).map(|()| ExitCode::SUCCESS),
+        Task::FirstHour(wanted) => first_hour::run(&Checkout::find()?, &wanted).map(|()| ExitCode::SUCCESS),
         Task::Test { on } if on.is_elsewhere() => {
             let all: Vec<String> = scenarios::ANYWHERE.iter().map(|&name| name.to_owned()).collect();
             play(&all, &on)
@@ -244,7 +254,7 @@ fn play(names: &[String], on: &current::Choice) -> Result<ExitCode> {
 /// What is refused at once where no lab can be.
 fn needs_a_lab(task: &Task) -> bool {
     match task {
-        Task::Doctor | Task::Images { .. } => false,
+        Task::Doctor | Task::Release(_) | Task::Images { .. } => false,
         Task::Demo { on, .. } | Task::Scenario { on, .. } | Task::Test { on } => !on.is_elsewhere(),
         _ => true,
     }

@@ -96,7 +96,7 @@ fn tell(checkout: &Checkout, stage: &Stage<'_>, report: &Report) -> Result<Vec<R
     kubectl.run(&["delete", "resilience", "httpbin"])?;
     stage.until_gone("destinationrule", "httpbin")?;
     stage.until_gone("virtualservice", "httpbin")?;
-    kubectl.run(&["delete", "deployment", "httpbin-failing"])?;
+    end_failing_replica(kubectl)?;
     let row = report.step("call again", || {
         kubectl.until("every answer is 200 again", SOON, |_| {
             let row = measure::ours(stage, "deleted", REQUESTS, Pace::Callers(3))?;
@@ -210,9 +210,14 @@ fn declare(stage: &Stage<'_>, spec: &Value) -> Result<()> {
     stage.until_condition("httpbin", "Programmed", "True").map(drop)
 }
 
+/// With its pod: one on its way out is still listed, and gone when its Envoy is asked.
+fn end_failing_replica(kubectl: &Kubectl) -> Result<()> {
+    kubectl.run(&["delete", "deployment", "httpbin-failing", "--ignore-not-found", "--cascade=foreground"]).map(drop)
+}
+
 fn tidy(checkout: &Checkout, kubectl: &Kubectl) -> Result<()> {
     kubectl.run(&["delete", "resilience", "--all", "--wait"])?;
-    kubectl.run(&["delete", "deployment", "httpbin-failing", "--ignore-not-found"])?;
+    end_failing_replica(kubectl)?;
     kubectl.delete(&with_images(&manifest(checkout, "loader.yaml")?))?;
     kubectl.run(&["scale", "deployment/httpbin", "--replicas=1"])?;
     kubectl.rolled_out("deployment/httpbin", Duration::from_mins(2))

@@ -88,8 +88,7 @@ impl Image {
     /// When a file of it cannot be read, or the tar not be written.
     pub fn write(&self, to: &Path) -> Result<()> {
         let layer = to.with_extension("layer");
-        let digest =
-            self.write_layer(&layer).with_context(|| format!("the layer of {} cannot be written", self.name))?;
+        let digest = self.layer(&layer).with_context(|| format!("the layer of {} cannot be written", self.name))?;
         let config = serde_json::to_vec(&self.config(&digest))?;
         let config_name = format!("{}.json", hex::encode(Sha256::digest(&config)));
         let layer_name = format!("{digest}/layer.tar");
@@ -120,8 +119,11 @@ impl Image {
         })
     }
 
-    /// Writes the layer and gives its SHA-256.
-    fn write_layer(&self, to: &Path) -> Result<String> {
+    /// Writes the layer, not compressed, and gives its SHA-256.
+    ///
+    /// # Errors
+    /// When a file of it cannot be read, or the layer not be written.
+    pub fn layer(&self, to: &Path) -> Result<String> {
         let mut tar = Builder::new(Hashing { inner: BufWriter::new(File::create(to)?), hash: Sha256::new() });
         let mut folders = std::collections::BTreeSet::new();
         for (path, content) in &self.files {

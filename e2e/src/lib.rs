@@ -24,9 +24,10 @@ pub mod demo;
 pub mod doctor;
 pub mod envoy;
 // How pages are read is written once, beside the tests of the other commands that they tell.
-#[cfg(test)]
+#[cfg_attr(not(test), allow(dead_code, reason = "tests read more of a page than its blocks"))]
 #[path = "../../tests/docs/fences.rs"]
 mod fences;
+pub mod first_hour;
 pub mod fortio;
 pub mod guards;
 pub mod helm;
@@ -43,6 +44,7 @@ pub mod oracle;
 pub mod parts;
 pub mod pki;
 pub mod prometheus;
+pub mod release;
 pub mod replicas;
 pub mod report;
 pub mod run;

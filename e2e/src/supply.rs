@@ -18,11 +18,11 @@ use crate::report::Report;
 use crate::run::{cargo, check};
 
 /// A program of cargo's registry, built with the lock file that it was released with.
-struct Tool {
-    name: &'static str,
-    version: &'static str,
+pub(crate) struct Tool {
+    pub(crate) name: &'static str,
+    pub(crate) version: &'static str,
     /// What of it is built; none: what it builds by default.
-    features: &'static [&'static str],
+    pub(crate) features: &'static [&'static str],
 }
 
 const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2", features: &[] };
@@ -45,7 +45,10 @@ const TREE: &[&str] = &[
 ];
 
 /// Where a tool lies, built if it is not there yet.
-fn tool(checkout: &Checkout, Tool { name, version, features }: Tool, report: &Report) -> Result<PathBuf> {
+///
+/// # Errors
+/// What cargo says.
+pub(crate) fn tool(checkout: &Checkout, Tool { name, version, features }: Tool, report: &Report) -> Result<PathBuf> {
     let key = features.iter().fold(Key::new(name).with(version), Key::with);
     let cache = Cache::open()?;
     let place = cache.path("tools", name, &key);
@@ -78,12 +81,19 @@ pub fn deny(checkout: &Checkout, report: &Report) -> Result<()> {
     Ok(())
 }
 
-/// Writes the list of what the shipped binary is made of, as `CycloneDX` 1.5 in JSON, and gives its place. It
-/// names every package that cargo builds into the binary, and none that is not in Cargo.lock.
+/// What cargo builds for when it is told of nothing else.
+#[must_use]
+pub fn here() -> String {
+    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
+}
+
+/// Writes the list of what the binary for a target is made of, as `CycloneDX` 1.5 in JSON, and gives its place. It
+/// names every package that cargo builds into the binary, and none that is not in Cargo.lock. With a time, in seconds
+/// since 1970, it is the same whenever it is made.
 ///
 /// # Errors
 /// When it cannot be made, or is not so.
-pub fn sbom(checkout: &Checkout, report: &Report) -> Result<PathBuf> {
+pub fn sbom(checkout: &Checkout, target: &str, time: Option<u64>, report: &Report) -> Result<PathBuf> {
     let program = tool(checkout, CYCLONEDX, report)?;
     // Beside the sources it would leave files, one for each member.
     let copy = tempfile::tempdir().context("there is no place for a copy of the manifests")?;
@@ -91,17 +101,17 @@ pub fn sbom(checkout: &Checkout, report: &Report) -> Result<PathBuf> {
         put(&copy.path().join(file), &fs::read(checkout.root().join(file))?)?;
     }
     TREE.iter().try_for_each(|file| put(&copy.path().join(file), b""))?;
-    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut command = Command::new(program);
+    command.envs(time.map(|time| ("SOURCE_DATE_EPOCH", time.to_string())));
     command.current_dir(copy.path()).args(["cyclonedx", "--format", "json", "--spec-version", "1.5"]);
-    command.args(["--describe", "binaries", "--target", &target]);
+    command.args(["--describe", "binaries", "--target", target]);
     check(&mut command)?;
     let written = copy.path().join(format!("{PACKAGE}_bin.cdx.json"));
     let text = fs::read_to_string(&written).context("cargo-cyclonedx wrote no list of the binary")?;
     // Where it was made is nobody's business.
     let text = text.replace(&format!("file://{}", copy.path().display()), "file://");
     let list = serde_json::from_str(&text).context("the list is no JSON")?;
-    names_what_is_built(&list, &built(checkout, &target)?, &locked(checkout)?)?;
+    names_what_is_built(&list, &built(checkout, target)?, &locked(checkout)?)?;
     let place = checkout.root().join("target/sbom").join(format!("{PACKAGE}.cdx.json"));
     put(&place, text.as_bytes())?;
     Ok(place)
@@ -135,7 +145,8 @@ type Package = (String, String);
 /// What cargo builds into the binary.
 fn built(checkout: &Checkout, target: &str) -> Result<BTreeSet<Package>> {
     let mut tree = cargo(checkout.root());
-    tree.args(["tree", "--locked", "--package", PACKAGE, "--edges", "normal", "--target", target]);
+    // What a macro is made of runs on the machine that builds, and may be for another target.
+    tree.args(["tree", "--locked", "--package", PACKAGE, "--edges", "normal,no-proc-macro", "--target", target]);
     let text = check(tree.args(["--prefix", "none", "--format", "{p}"]))?;
     let packages = text.lines().filter_map(|line| {
         let mut words = line.split_whitespace();

@@ -8,7 +8,7 @@ use super::fences::{Command, PLACES, commands, filled, pages};
 use crate::support::{read, root};
 
 /// What kubectl does, as far as pages tell people to.
-const VERBS: [&str; 22] = [
+const VERBS: [&str; 23] = [
     "annotate",
     "apply",
     "auth",
@@ -20,6 +20,8 @@ const VERBS: [&str; 22] = [
     "exec",
     "explain",
     "get",
+    // A plug-in, as ours is.
+    "krew",
     "label",
     "logs",
     "patch",
@@ -122,8 +124,10 @@ fn every_command_of_others_on_a_page_has_a_known_verb_and_names_files_that_are_t
             let page = place.rsplit_once(':').map_or_else(String::new, |(page, _)| read(page));
             let is_saved = !file.contains('/')
                 && [format!("`{file}`"), format!("> {file}")].iter().any(|name| page.contains(name));
-            let is_elsewhere =
-                file == "-" || PLACES.contains(&file) || file.contains("://") || file.starts_with("samples/");
+            let is_elsewhere = file == "-"
+                || PLACES.contains(&file)
+                || file.contains("://")
+                || ["samples/", "mine/"].iter().any(|folder| file.starts_with(folder));
             let path =
                 if file.contains('*') { Path::new(file).parent().unwrap_or(Path::new(file)) } else { Path::new(file) };
             if !is_saved && !is_elsewhere && !root().join(path).exists() {

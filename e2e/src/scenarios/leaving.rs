@@ -137,7 +137,10 @@ fn follow(checkout: &Checkout, lab: &Lab, heading: &str) -> Result<()> {
 }
 
 /// The operator as `deploy/` has it, with one that leads.
-pub(super) fn install(checkout: &Checkout, lab: &Lab) -> Result<()> {
+///
+/// # Errors
+/// When it does not get there in time.
+pub fn install(checkout: &Checkout, lab: &Lab) -> Result<()> {
     let deploy = checkout.root().join("deploy").display().to_string();
     lab.kubectl().run(&["apply", "--server-side", "--force-conflicts", "--field-manager=lab", "-k", &deploy])?;
     replicas::ready(lab).map(drop)
