@@ -126,7 +126,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_policy_is_looked_at_once_in_a_resync_and_again_in_the_next() {
         let policies = Cache::default();
-        ["b", "c", "a"].into_iter().for_each(|name| put(&policies, name));
+        for name in ["b", "c", "a"] {
+            put(&policies, name);
+        }
         let names = asked_for(&Rounds::new(RESYNC), &policies, RESYNC * 2, || {}).await;
         assert_eq!(names, ["a", "b", "c", "a", "b", "c"]);
     }
@@ -134,7 +136,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn in_a_hurry_all_are_looked_at_at_once() {
         let policies = Cache::default();
-        (0..600).for_each(|number| put(&policies, &format!("{number:03}")));
+        for number in 0..600 {
+            put(&policies, &format!("{number:03}"));
+        }
         let rounds = Rounds::new(RESYNC);
         rounds.hurry();
         let names = asked_for(&rounds, &policies, Duration::from_millis(1), || {}).await;
