@@ -233,6 +233,22 @@ async fn a_label_or_an_owner_that_was_stripped_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_policy_leaves_behind_is_known_by_its_label_when_its_owner_was_stripped() {
+    let (fake, _operator) = programmed().await;
+    // Suspended, it does not mend them.
+    fake.patch(POLICIES, "web", &json!({"spec": {"mode": "Suspend"}}));
+    sleep(MOMENT).await;
+    for plural in [DR, VS] {
+        fake.patch(plural, "web", &json!({"metadata": {"ownerReferences": null}}));
+    }
+    sleep(MOMENT).await;
+    assert!(fake.get(DR, "web").unwrap()["metadata"]["ownerReferences"].is_null());
+    fake.delete(POLICIES, "web");
+    sleep(MOMENT).await;
+    assert!(fake.get(DR, "web").is_none() && fake.get(VS, "web").is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_object_that_something_holds_is_waited_for_and_not_taken_for_gone() {
     let (fake, _operator) = programmed().await;
     fake.patch(DR, "web", &json!({"metadata": {"finalizers": ["example.com/hold"]}}));

@@ -1,6 +1,6 @@
 //! `run`: the operator.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, thread};
 
 use anyhow::Context as _;
 use kube::Config;
@@ -27,6 +27,10 @@ pub struct Args {
     flags: Flags,
 }
 
+/// What a policy costs is a few milliseconds here, and some twenty of the API server, which is the wall: more threads
+/// would only hold memory.
+const MOST_THREADS: usize = 4;
+
 /// Runs it.
 ///
 /// # Errors
@@ -34,7 +38,9 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(args.flags)?;
     let log_level = telemetry::init(settings.log_format, &settings.log_level)?;
-    let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads to run on")?;
+    let number = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(number).enable_all().build();
+    let threads = threads.context("no threads to run on")?;
     let ended = threads.block_on(serve(settings, log_level));
     // Whatever is left has had its ten seconds, or must not go on.
     threads.shutdown_background();

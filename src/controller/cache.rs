@@ -7,8 +7,9 @@
 //! what a watch tells late ([`Own`]).
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     marker::PhantomData,
+    ops::Bound::{Excluded, Unbounded},
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicUsize, Ordering},
@@ -107,7 +108,7 @@ impl<V> Delta<V> {
     }
 }
 
-type Spaces = HashMap<Arc<str>, BTreeMap<Arc<str>, Arc<Stored>>>;
+type Spaces = BTreeMap<Arc<str>, BTreeMap<Arc<str>, Arc<Stored>>>;
 
 /// All objects of one kind.
 #[derive(Debug)]
@@ -156,11 +157,25 @@ impl<V> Cache<V> {
         Some(self.read().get(namespace, name)?.uid.to_string())
     }
 
-    /// Namespace, name and uid of each object.
-    pub fn names(&self) -> Vec<(String, String, String)> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.read().spaces.values().map(BTreeMap::len).sum()
+    }
+
+    /// Namespace, name and uid of the object behind that place, by namespace and name; `None`: of the first.
+    pub fn next(&self, place: Option<(&str, &str)>) -> Option<(String, String, String)> {
         let held = self.read();
-        let all = held.spaces.values().flat_map(BTreeMap::values);
-        all.map(|stored| (stored.namespace.to_string(), stored.name.to_string(), stored.uid.to_string())).collect()
+        let next = match place {
+            None => held.spaces.first_key_value()?.1.first_key_value(),
+            Some((namespace, name)) => {
+                let space = held.spaces.get(namespace);
+                let within = space.and_then(|space| space.range::<str, _>((Excluded(name), Unbounded)).next());
+                let mut behind = held.spaces.range::<str, _>((Excluded(namespace), Unbounded));
+                within.or_else(|| behind.next()?.1.first_key_value())
+            }
+        };
+        let stored = next?.1;
+        Some((stored.namespace.to_string(), stored.name.to_string(), stored.uid.to_string()))
     }
 }
 
@@ -409,6 +424,19 @@ mod tests {
         cache.put_own(entry("a", "1", 9, "ours, as read"));
         cache.settle("ns", "d", "policy");
         assert_eq!(unsure(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn one_behind_the_other_is_each_once_whatever_goes_meanwhile() {
+        let cache = Cache::default();
+        for (namespace, name) in [("b", "1"), ("a", "2"), ("a", "1"), ("c", "1")] {
+            cache.put(Entry { namespace: namespace.into(), ..entry(name, name, 1, "") });
+        }
+        let next = |place| cache.next(place).map(|(namespace, name, _)| namespace + &name);
+        assert_eq!((next(None), next(Some(("a", "1")))), (Some("a1".into()), Some("a2".into())));
+        cache.remove("b", "1", "1", None);
+        assert_eq!((next(Some(("a", "2"))), next(Some(("b", "1")))), (Some("c1".into()), Some("c1".into())));
+        assert_eq!((next(Some(("c", "1"))), cache.len()), (None, 3));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! kube's controller looks an object up before it calls the reconciler, and drops the call if there is
 //! none. But a policy that is gone has to be cleaned up after. So the controller is given names and
-//! nothing else, and a name stays until nothing is left of its policy; what it stands for is looked up
-//! in the [`World`](super::world::World).
+//! nothing else, and what a name stands for is looked up in the [`World`](super::world::World). A name stays
+//! for as long as a look at it is due: until its turn, and while it is to be tried again. At rest there are none.
 
 use std::{
     collections::HashMap,
@@ -25,12 +25,16 @@ use kube::{
         watcher::Event,
     },
 };
+use tokio::sync::Notify;
 
 use super::{relations::Names, world::World};
 use crate::api::Resilience;
 
 /// A name in a namespace, and the uid of the last policy that had it.
 pub type Key = PartialObjectMeta<Resilience>;
+
+/// So many names wait at a time, of those that nobody is in a hurry for.
+const ROOM: usize = 256;
 
 /// All names, and the queue of those to look at.
 pub struct Keys {
@@ -40,6 +44,8 @@ pub struct Keys {
     queue: mpsc::UnboundedSender<ObjectRef<Key>>,
     /// Who waits for his turn, and since when.
     waiting: Mutex<HashMap<(String, String), Instant>>,
+    /// Told when somebody's turn has come.
+    turn: Notify,
 }
 
 impl Keys {
@@ -48,7 +54,7 @@ impl Keys {
         let (store, writer) = store();
         let (queue, requests) = mpsc::unbounded();
         let (writer, waiting) = (Mutex::new(writer), Mutex::default());
-        (Self { writer, open: AtomicBool::new(false), store, queue, waiting }, requests)
+        (Self { writer, open: AtomicBool::new(false), store, queue, waiting, turn: Notify::new() }, requests)
     }
 
     /// The names, as the controller reads them. Not ready before [`Keys::open`].
@@ -102,7 +108,17 @@ impl Keys {
     /// A name's turn has come; since when it waited. `None`: nobody asked, its time was over.
     pub fn begin(&self, namespace: &str, name: &str) -> Option<Instant> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.remove(&(namespace.to_owned(), name.to_owned()))
+        let since = waiting.remove(&(namespace.to_owned(), name.to_owned()));
+        drop(waiting);
+        self.turn.notify_one();
+        since
+    }
+
+    /// Returns when few names wait: whoever is in no hurry lets those go first that are. For one at a time.
+    pub async fn room(&self) {
+        while self.waiting.lock().unwrap_or_else(PoisonError::into_inner).len() >= ROOM {
+            self.turn.notified().await;
+        }
     }
 
     /// Who waits for his turn, and since when.
@@ -115,14 +131,13 @@ impl Keys {
         !self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// Forgets a name unless `alive`, which is asked while no name can be added: a policy that comes
-    /// at this very moment is in the world before it is looked at.
-    pub fn forget(&self, namespace: &str, name: &str, alive: impl FnOnce() -> bool) {
+    /// A look at a name has ended, and it is not to be tried again: forgotten, unless a look at it was asked for
+    /// meanwhile. A look that was asked for before it began saw what it was asked for.
+    pub fn rest(&self, namespace: &str, name: &str) {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        if !alive() {
+        let place = (namespace.to_owned(), name.to_owned());
+        if !self.waiting.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&place) {
             writer.apply_watcher_event(&Event::Delete(key(namespace, name, None)));
-            // Whoever is unknown is not called.
-            let _since = self.begin(namespace, name);
         }
     }
 }
@@ -177,9 +192,6 @@ mod tests {
         assert_eq!(keys.waiting()[&name], since);
         assert_eq!(keys.begin("ns", "a"), Some(since));
         assert_eq!(keys.begin("ns", "a"), None);
-        keys.look_at("ns", "a", None);
-        keys.forget("ns", "a", || false);
-        assert_eq!(keys.waiting().len(), 0);
     }
 
     #[test]
@@ -194,13 +206,30 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_alive_again_is_not_forgotten() {
+    fn a_name_is_forgotten_after_its_turn_unless_it_was_asked_for_meanwhile() {
         let (keys, _requests) = Keys::new();
         keys.open();
+        keys.look_at("ns", "a", Some("1"));
+        keys.begin("ns", "a");
         keys.look_at("ns", "a", None);
-        keys.forget("ns", "a", || true);
-        assert_eq!(known(&keys).len(), 1);
-        keys.forget("ns", "a", || false);
+        keys.rest("ns", "a");
+        assert_eq!(known(&keys), [("a".into(), Some("1".into()))]);
+        keys.begin("ns", "a");
+        keys.rest("ns", "a");
         assert_eq!(known(&keys).len(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_is_in_no_hurry_waits_until_there_is_room() {
+        let (keys, _requests) = Keys::new();
+        keys.open();
+        keys.room().await;
+        for number in 0..ROOM {
+            keys.look_at("ns", &number.to_string(), None);
+        }
+        let mut room = std::pin::pin!(keys.room());
+        assert!(futures::poll!(&mut room).is_pending());
+        keys.begin("ns", "7");
+        room.await;
     }
 }

@@ -25,6 +25,7 @@ mod pack;
 mod reconcile;
 mod relations;
 mod retry;
+mod rounds;
 mod server_side;
 mod tally;
 mod watch;
@@ -77,6 +78,7 @@ use lag::Lag;
 use reconcile::{Context, reconcile, report_unreadable};
 use relations::Names;
 use retry::{Class, Retries};
+use rounds::Rounds;
 use watch::{Lean, Listed, Watch, guarded};
 use world::{Policy, World, istio_resource};
 
@@ -169,6 +171,7 @@ struct Shared {
     keys: Arc<Keys>,
     lag: Arc<Lag>,
     retries: Retries,
+    rounds: Rounds,
     metrics: Arc<Metrics>,
     installed: Installed,
 }
@@ -214,6 +217,7 @@ impl Shared {
             keys: keys.clone(),
             lag: lag.clone(),
             retries: Retries::new(options.resync),
+            rounds: Rounds::new(options.resync),
             metrics: metrics.clone(),
             installed: Installed::new(client.clone(), options.deadline, options.istio_recheck, &options.istiod_address),
         });
@@ -226,14 +230,16 @@ impl Shared {
     }
 
     /// Begins to work. Before, no name was noted: a replica that stands by for months would collect
-    /// them all. So looks at every policy now, and at whatever an Istio object says that it is of.
+    /// them all. So looks at every policy now, and at those that are gone though an Istio object says that it is
+    /// theirs.
     fn take_over(&self) {
         self.keys.open();
-        self.look_at_all();
+        self.rounds.hurry();
         let world = &self.context.hands.world;
         let objects = Kind::ALL.into_iter().flat_map(|kind| world.istio(kind).all());
-        let claimed: Names = objects.flat_map(|entry| relations::claimed(&entry.view).collect::<Vec<_>>()).collect();
-        self.keys.look_at_all(world, &claimed);
+        let claimed = objects.flat_map(|entry| relations::claimed(&entry.view).collect::<Vec<_>>());
+        let gone: Names = claimed.filter(|(namespace, name)| world.policies.uid(namespace, name).is_none()).collect();
+        self.keys.look_at_all(world, &gone);
     }
 
     /// Asks what proxies have, for ever, beside all else: an answer can be large, and to read it must not
@@ -262,13 +268,6 @@ impl Shared {
     /// Looks at one policy.
     fn look_at(&self, namespace: &str, name: &str) {
         self.keys.look_at(namespace, name, self.context.hands.world.policies.uid(namespace, name).as_deref());
-    }
-
-    /// Looks at every policy.
-    fn look_at_all(&self) {
-        for (namespace, name, uid) in self.context.hands.world.policies.names() {
-            self.keys.look_at(&namespace, &name, Some(&uid));
-        }
     }
 
     /// Looks at once at what waits for another try.
@@ -311,7 +310,8 @@ pub async fn run(
         writer.term().begun().await;
         tracing::info!("beginning");
         shared.take_over();
-        shared.prove(client, writer.clone(), options.in_effect.clone()).await;
+        let rounds = shared.rounds.go(&shared.keys, &shared.context.hands.world.policies);
+        tokio::join!(rounds, shared.prove(client, writer.clone(), options.in_effect.clone()));
     };
     let mut controller = Controller::for_stream(stream::empty(), shared.keys.store())
         .with_config(controller::Config::default().concurrency(options.concurrency.max(1)))
@@ -369,7 +369,7 @@ impl Wiring {
         let (shared, listed) = (self.shared.clone(), self.listed.clone());
         async move {
             let (world, metrics) = (&shared.context.hands.world, &shared.metrics);
-            shared.installed.follow(world, metrics, || listed.one(), || shared.look_at_all()).await;
+            shared.installed.follow(world, metrics, || listed.one(), || shared.rounds.hurry()).await;
         }
         .boxed()
     }
@@ -380,8 +380,16 @@ impl Wiring {
         let services = Api::<DeserializeGuard<Service>>::all(self.client.clone()).constrain(within);
         let slices = Api::<DeserializeGuard<EndpointSlice>>::all(self.client.clone()).constrain(within);
         let (service, slice) = (guarded(world::service), guarded(world::slice));
+        let shared = self.shared.clone();
+        let of_policy = move |delta: &Delta<Policy>, world: &World| {
+            // What it leaves behind may be known by its uid alone.
+            if let (Some(gone), None) = (&delta.before, &delta.after) {
+                shared.keys.look_at(&delta.namespace, &delta.name, Some(&gone.uid));
+            }
+            relations::of_policy(delta, world)
+        };
         let mut watches = vec![
-            self.watch(names::KIND, policies, scope, |world| &world.policies, world::policy, relations::of_policy),
+            self.watch(names::KIND, policies, scope, |world| &world.policies, world::policy, of_policy),
             self.watch("Service", services, scope, |world| &world.services, service, relations::of_service),
             self.watch("EndpointSlice", slices, scope, |world| &world.slices, slice, relations::of_slice),
         ];
@@ -510,7 +518,7 @@ impl Wiring {
                 let shared = &shared;
                 move |barred: bool| {
                     if world.bar(unseen, barred) {
-                        shared.look_at_all();
+                        shared.rounds.hurry();
                     }
                 }
             });
@@ -600,7 +608,13 @@ async fn attend(key: Arc<Key>, shared: Arc<Shared>) -> Result<Action, Infallible
     if let Some(took) = shared.lag.end((&namespace, &name), policy().as_deref()) {
         shared.metrics.told(took);
     }
-    Ok(shared.retries.after(&namespace, &name, class))
+    Ok(shared.retries.after(&namespace, &name, class).map_or_else(
+        || {
+            shared.keys.rest(&namespace, &name);
+            Action::await_change()
+        },
+        Action::requeue,
+    ))
 }
 
 /// `found`: the policy of that name.
@@ -612,7 +626,6 @@ async fn look(
     found: Option<Arc<Entry<Policy>>>,
 ) -> Result<End, CallError> {
     let hands = &shared.context.hands;
-    let world = &hands.world;
     let alive = found.as_ref().map(|policy| policy.uid.as_str());
     let of = For { namespace, policy: name };
     live::read_what_is_unsure(hands, of, found.as_deref()).await?;
@@ -620,7 +633,6 @@ async fn look(
     report(namespace, name, &left);
     let Some(found) = found else {
         shared.context.board.forget(namespace, name);
-        shared.keys.forget(namespace, name, || world.policies.uid(namespace, name).is_some());
         return Ok(End::Gone);
     };
     if found.view.meta().deletion_timestamp.is_some() {

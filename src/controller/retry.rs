@@ -9,30 +9,26 @@ use std::{
     time::Duration,
 };
 
-use kube::runtime::controller::Action;
-
 use crate::status::Outcome;
 
 /// When the next try could end differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// When the object changes, which the watch tells.
+    /// When something changes, which a watch tells; should its event be lost, the next round ends it.
     Never,
     /// Soon: doubling from a second to five minutes.
     Backoff,
     /// When somebody has acted of whom no watch tells: doubling from a quarter of a minute to five minutes.
     Slow,
-    /// When an event was missed: at the resync.
-    Resync,
 }
 
 /// The class of an outcome.
 pub const fn class(outcome: &Outcome) -> Class {
     match outcome {
-        Outcome::Rejected(_) => Class::Never,
         // Watches tell of the Service, the rival and the foreign object with who owns what in it; another
         // Istio is looked for.
-        Outcome::Unsupported(_)
+        Outcome::Rejected(_)
+        | Outcome::Unsupported(_)
         | Outcome::Conflicted(_)
         | Outcome::Superseded(_)
         | Outcome::Waiting(_)
@@ -40,7 +36,7 @@ pub const fn class(outcome: &Outcome) -> Class {
         | Outcome::Suspended(..)
         | Outcome::FieldConflict(..)
         | Outcome::ForeignFields(..)
-        | Outcome::Programmed(..) => Class::Resync,
+        | Outcome::Programmed(..) => Class::Never,
         // Another rule of admission may take what was refused; no event tells of it, and it often comes
         // within seconds.
         Outcome::Refused(_, failure) | Outcome::Failed(_, failure) => {
@@ -72,8 +68,8 @@ impl Retries {
         Self { failures: Mutex::default(), resync }
     }
 
-    /// When to look at an object again. Forgets its failures unless this is one more.
-    pub fn after(&self, namespace: &str, name: &str, class: Class) -> Action {
+    /// How long until an object is tried again, if it is. Forgets its failures unless this is one more.
+    pub fn after(&self, namespace: &str, name: &str, class: Class) -> Option<Duration> {
         let key = (namespace.to_owned(), name.to_owned());
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let count = match class {
@@ -82,7 +78,7 @@ impl Retries {
                 *count = count.saturating_add(1);
                 *count
             }
-            Class::Never | Class::Resync => {
+            Class::Never => {
                 failures.remove(&key);
                 0
             }
@@ -90,11 +86,10 @@ impl Retries {
         drop(failures);
         let chance = fastrand::f64();
         match class {
-            Class::Never => Action::await_change(),
-            Class::Backoff => Action::requeue(jittered(backoff(FIRST, count), 0.5, chance)),
-            Class::Slow => Action::requeue(jittered(backoff(FIRST_SLOW, count), 0.2, chance)),
-            // Spread, or all objects that started together would come again together.
-            Class::Resync => Action::requeue(jittered(self.resync, 0.2, chance)),
+            Class::Never => None,
+            // Spread, or all objects that failed together would come again together.
+            Class::Backoff => Some(jittered(backoff(FIRST, count), 0.5, chance)),
+            Class::Slow => Some(jittered(backoff(FIRST_SLOW, count), 0.2, chance)),
         }
     }
 
@@ -148,7 +143,7 @@ mod tests {
         retries.after("ns", "a", Class::Backoff);
         retries.after("ns", "b", Class::Backoff);
         assert_eq!((count("a"), count("b")), (Some(2), Some(1)));
-        retries.after("ns", "a", Class::Resync);
+        retries.after("ns", "a", Class::Never);
         assert_eq!((count("a"), count("b")), (None, Some(1)));
         assert_eq!(retries.waiting(None), [("ns".to_owned(), "b".to_owned())]);
         assert_eq!(retries.waiting(Some("other")), []);
@@ -158,6 +153,6 @@ mod tests {
     fn a_rejected_object_waits_for_its_edit_and_nothing_else() {
         let retries = Retries::new(Duration::from_hours(1));
         assert_eq!(class(&Outcome::Rejected(Vec::new())), Class::Never);
-        assert_eq!(retries.after("ns", "a", Class::Never), Action::await_change());
+        assert_eq!(retries.after("ns", "a", Class::Never), None);
     }
 }

@@ -180,6 +180,13 @@ pub const GUARDS: &[Guard] = &[
         tests: &["a_panic_is_that_of_one_policy_and_heals"],
     },
     Guard {
+        name: "what a policy leaves behind is known by its label",
+        file: "src/controller/mod.rs",
+        with: "shared.keys.look_at(&delta.namespace, &delta.name, Some(&gone.uid));",
+        without: "let _ = (&shared, gone);",
+        tests: &["what_a_policy_leaves_behind_is_known_by_its_label_when_its_owner_was_stripped"],
+    },
+    Guard {
         name: "waits are spread",
         file: "src/controller/retry.rs",
         with: "wait.mul_f64(1.0 - spread * chance.clamp(0.0, 1.0))",
