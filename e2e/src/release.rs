@@ -10,7 +10,7 @@
 //!
 //! Nothing here uploads: `.github/workflows/release.yml` does, with what this made.
 
-mod archive;
+pub(crate) mod archive;
 mod binaries;
 mod krew;
 mod manifests;

@@ -184,9 +184,11 @@ impl Found {
                 *seconds <= 0.5,
             ));
         }
-        if let Some(Image { mib, start_ms, usage }) = &self.image {
-            let measured = format!("{mib:.1} MiB, ready after {start_ms:.0} ms, {:.0} MiB", usage.rss_mib);
-            all.push(finding("binary, cold start", "15 MiB, 100 ms", measured, *mib <= 15.0 && *start_ms <= 100.0));
+        if let Some(Image { mib, pulled_mib, start_ms, usage }) = &self.image {
+            let measured = format!("{pulled_mib:.1} MiB pulled ({mib:.1} on disk)");
+            all.push(finding("image", "15 MiB", measured, *pulled_mib <= 15.0));
+            let measured = format!("{start_ms:.0} ms, {:.0} MiB", usage.rss_mib);
+            all.push(finding("cold start, until all is watched", "100 ms", measured, *start_ms <= 100.0));
         }
         all
     }

@@ -16,6 +16,7 @@ use super::process::Usage;
 use super::stand::Stand;
 use super::tools::Tools;
 use crate::checkout::Checkout;
+use crate::release::archive::zipped;
 use crate::run::check;
 
 /// `render` of many policies.
@@ -111,8 +112,10 @@ fn both(sample: &Path) -> Result<tempfile::NamedTempFile> {
 /// What is shipped.
 #[derive(Debug, Clone, Serialize)]
 pub struct Image {
-    /// The binary; the image holds nothing else.
+    /// The binary, as it lies on disk; the image holds nothing else.
     pub mib: f64,
+    /// As a node pulls it, and a registry shows it.
+    pub pulled_mib: f64,
     /// From the start of the process until all watches stood, on a cluster without policies.
     pub start_ms: f64,
     /// What it held then.
@@ -124,7 +127,9 @@ pub struct Image {
 /// # Errors
 /// When it does not get ready.
 pub fn image(stand: &Stand, tools: &Tools) -> Result<Image> {
-    let bytes = u32::try_from(fs::metadata(&tools.operator)?.len())?;
+    let binary = fs::read(&tools.operator)?;
+    let mib = |bytes: &[u8]| Ok::<_, anyhow::Error>(f64::from(u32::try_from(bytes.len())?) / 1024.0 / 1024.0);
+    let (on_disk, pulled) = (mib(&binary)?, mib(&zipped(&binary)?)?);
     let mut starts = Vec::new();
     for _ in 0..5 {
         let begun = Instant::now();
@@ -133,5 +138,5 @@ pub fn image(stand: &Stand, tools: &Tools) -> Result<Image> {
     }
     starts.sort_by(|one, two| one.0.total_cmp(&two.0));
     let (start_ms, usage) = starts[starts.len() / 2];
-    Ok(Image { mib: f64::from(bytes) / 1024.0 / 1024.0, start_ms, usage })
+    Ok(Image { mib: on_disk, pulled_mib: pulled, start_ms, usage })
 }

@@ -35,7 +35,7 @@ pub(super) fn append(tar: &mut Builder<impl Write>, name: &str, bytes: &[u8], mo
 }
 
 /// Compressed, without a time or a name.
-pub(super) fn zipped(bytes: &[u8]) -> Result<Vec<u8>> {
+pub(crate) fn zipped(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut zip = GzBuilder::new().write(Vec::new(), Compression::best());
     zip.write_all(bytes)?;
     zip.finish().context("gzip does not end")
