@@ -30,6 +30,8 @@ const ROOM: usize = 32_768;
 /// Between two while policies wait for their turn. An event costs the API server as much as a rule: published as fast as
 /// they come, those of a storm took a sixth of it from the policies, and ten a second still a thirtieth.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Between two looks whether they still do.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A recorder publishes so many. kube's keeps each of them for six minutes, and looks through all for each new one; a
 /// new recorder only cannot tell that an event is one more of a series.
@@ -85,11 +87,18 @@ impl Publisher {
             let recorder = Recorder::new(self.writer.client().clone(), Reporter::from(names::OPERATOR));
             for _ in 0..OF_A_RECORDER {
                 let Some((event, about)) = self.queue.recv().await else { return };
-                if (self.busy)() {
-                    sleep(PAUSE).await;
-                }
+                self.give_way().await;
                 self.send(&recorder, &event, &about).await;
             }
+        }
+    }
+
+    /// Returns when no policy waits, and in the end all the same.
+    async fn give_way(&self) {
+        let mut waited = Duration::ZERO;
+        while waited < PAUSE && (self.busy)() {
+            sleep(LOOK).await;
+            waited += LOOK;
         }
     }
 
