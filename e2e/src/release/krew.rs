@@ -90,10 +90,11 @@ fn filled(template: &str, version: &str, repository: &str, platforms: &[Platform
     ensure!(text.lines().last() == Some("  platforms:"), "{TEMPLATE} does not end where the platforms go");
     text.push('\n');
     for Platform { target, url, sum } in platforms {
+        // Quoted: a sum without letters, or with a single e, is a number to YAML.
         let Target { os, arch, .. } = target;
         write!(
             text,
-            "  - selector:\n      matchLabels: {{os: {os}, arch: {arch}}}\n    uri: {url}\n    sha256: {sum}\n    \
+            "  - selector:\n      matchLabels: {{os: {os}, arch: {arch}}}\n    uri: {url}\n    sha256: \"{sum}\"\n    \
              bin: {PROGRAM}\n"
         )?;
     }
