@@ -8,7 +8,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -57,6 +57,10 @@ impl Keys {
         (Self { writer, open: AtomicBool::new(false), store, queue, waiting, turn: Notify::new() }, requests)
     }
 
+    fn queued(&self) -> MutexGuard<'_, HashMap<(String, String), Instant>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The names, as the controller reads them. Not ready before [`Keys::open`].
     pub fn store(&self) -> Store<Key> {
         self.store.clone()
@@ -95,11 +99,7 @@ impl Keys {
         if !same {
             writer.apply_watcher_event(&Event::Apply(key(namespace, name, uid)));
         }
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry((namespace.to_owned(), name.to_owned()))
-            .or_insert_with(Instant::now);
+        self.queued().entry((namespace.to_owned(), name.to_owned())).or_insert_with(Instant::now);
         drop(writer);
         // Fails when the controller has ended, and then nobody looks at anything.
         let _ended = self.queue.unbounded_send(reference);
@@ -107,28 +107,26 @@ impl Keys {
 
     /// A name's turn has come; since when it waited. `None`: nobody asked, its time was over.
     pub fn begin(&self, namespace: &str, name: &str) -> Option<Instant> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = waiting.remove(&(namespace.to_owned(), name.to_owned()));
-        drop(waiting);
+        let since = self.queued().remove(&(namespace.to_owned(), name.to_owned()));
         self.turn.notify_one();
         since
     }
 
     /// Returns when few names wait: whoever is in no hurry lets those go first that are. For one at a time.
     pub async fn room(&self) {
-        while self.waiting.lock().unwrap_or_else(PoisonError::into_inner).len() >= ROOM {
+        while self.queued().len() >= ROOM {
             self.turn.notified().await;
         }
     }
 
     /// Who waits for his turn, and since when.
     pub fn waiting(&self) -> HashMap<(String, String), Instant> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.queued().clone()
     }
 
     /// Whether anybody waits for his turn.
     pub fn is_busy(&self) -> bool {
-        !self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self.queued().is_empty()
     }
 
     /// A look at a name has ended, and it is not to be tried again: forgotten, unless a look at it was asked for
@@ -136,7 +134,7 @@ impl Keys {
     pub fn rest(&self, namespace: &str, name: &str) {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let place = (namespace.to_owned(), name.to_owned());
-        if !self.waiting.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&place) {
+        if !self.queued().contains_key(&place) {
             writer.apply_watcher_event(&Event::Delete(key(namespace, name, None)));
         }
     }

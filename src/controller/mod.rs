@@ -608,13 +608,11 @@ async fn attend(key: Arc<Key>, shared: Arc<Shared>) -> Result<Action, Infallible
     if let Some(took) = shared.lag.end((&namespace, &name), policy().as_deref()) {
         shared.metrics.told(took);
     }
-    Ok(shared.retries.after(&namespace, &name, class).map_or_else(
-        || {
-            shared.keys.rest(&namespace, &name);
-            Action::await_change()
-        },
-        Action::requeue,
-    ))
+    if let Some(wait) = shared.retries.after(&namespace, &name, class) {
+        return Ok(Action::requeue(wait));
+    }
+    shared.keys.rest(&namespace, &name);
+    Ok(Action::await_change())
 }
 
 /// `found`: the policy of that name.

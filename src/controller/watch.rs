@@ -25,7 +25,7 @@ use crate::runtime::metrics::Metrics;
 /// A watch that falls silent is found out when it should have ended: kube gives it this and 5 s more.
 const TIMEOUT_SECONDS: u32 = 110;
 
-/// Objects that are listed at a time. As an API server sends them they take a hundred times the room that they take
+/// Objects that are listed at a time. As an API server sends them they take many times the room that they take
 /// here, and what a list has taken is not all given back; kube's own 500 took as much memory as all that is kept of
 /// three thousand policies. Not a streaming list (KEP-3157), which takes less still: kube asks for one from
 /// `resourceVersion` 0, and so for a state that may be an old one.

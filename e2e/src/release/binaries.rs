@@ -65,7 +65,7 @@ impl Target {
     }
 
     /// Whether this very machine can run it: a musl binary runs on any Linux.
-    fn runs_here(&self) -> bool {
+    pub(super) fn runs_here(&self) -> bool {
         self.os == std::env::consts::OS && self.triple.starts_with(std::env::consts::ARCH)
     }
 }

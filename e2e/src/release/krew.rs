@@ -50,7 +50,7 @@ pub(super) fn write(release: &Release<'_>, archives: &[(&Target, String)]) -> Re
             let link = root.join("bin/kubectl-resilience");
             let program = fs::read(&link).with_context(|| format!("krew makes no {}", link.display()))?;
             ensure!(program == fs::read(installed.join(PROGRAM))?, "{} is another program", link.display());
-            if target.os == std::env::consts::OS && target.triple.starts_with(std::env::consts::ARCH) {
+            if target.runs_here() {
                 let said = check(Command::new(&link).arg("--version"))?;
                 ensure!(said.contains(release.version), "as krew installs it, it says that it is {said}");
             }
