@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -131,9 +132,21 @@ fn follow(checkout: &Checkout, lab: &Lab, heading: &str) -> Result<()> {
     let section = section.with_context(|| format!("docs/leaving.md has no «{heading}»"))?;
     let block = section.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next());
     let block = block.with_context(|| format!("docs/leaving.md has no commands under «{heading}»"))?;
+    let desk = desk(checkout)?;
     let mut shell = lab.inside("sh")?;
-    shell.args(["-euc", &format!("cd '{}'\n{block}", checkout.root().display())]);
+    shell.args(["-euc", &format!("cd '{}'\n{block}", desk.path().display())]);
     check(&mut shell).map(drop).with_context(|| format!("«{heading}»"))
+}
+
+/// Where a reader stands who installed as the README says: beside `deploy/`, with `mine/` that has it as a resource.
+/// Not in the checkout itself, which may be somebody's who has his own.
+fn desk(checkout: &Checkout) -> Result<tempfile::TempDir> {
+    let desk = tempfile::tempdir().context("no temporary folder can be made")?;
+    let at = |name: &str| desk.path().join(name);
+    symlink(checkout.root().join("deploy"), at("deploy")).context("deploy cannot be linked")?;
+    fs::create_dir(at("mine")).context("mine cannot be made")?;
+    fs::write(at("mine/kustomization.yaml"), "resources: [../deploy]\n").context("mine cannot be written")?;
+    Ok(desk)
 }
 
 /// The operator as `deploy/` has it, with one that leads.
