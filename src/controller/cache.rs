@@ -212,6 +212,11 @@ impl<V: View> Cache<V> {
     /// Candidates for any of the keys, and for a host, by its name and under every wildcard that covers it; each once,
     /// by namespace and name.
     pub fn under(&self, keys: &[Key<'_>], covering: Option<&str>) -> Vec<Arc<Entry<V>>> {
+        self.given(self.find(keys, covering)).collect()
+    }
+
+    /// Those of [`Cache::under`] as they lie here: what is found is not opened.
+    pub fn find(&self, keys: &[Key<'_>], covering: Option<&str>) -> Vec<Arc<Stored>> {
         let held = self.read();
         let by_keys = keys.iter().flat_map(|key| held.index.by(*key));
         let by_host = covering.into_iter().flat_map(|host| held.index.covering(host));
@@ -219,7 +224,7 @@ impl<V: View> Cache<V> {
         drop(held);
         found.sort_by(|one, two| (&one.namespace, &one.name).cmp(&(&two.namespace, &two.name)));
         found.dedup_by(|one, two| Arc::ptr_eq(one, two));
-        self.given(found).collect()
+        found
     }
 
     /// Candidates for a key, but the one of that namespace and name.
