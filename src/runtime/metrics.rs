@@ -180,7 +180,12 @@ impl Default for Metrics {
                 "`code`: `RES010` and so on, a page each in `docs/warnings`",
                 Family::default(),
             ),
-            queue: book.add("queue_length", "Policies that wait for their turn", "", Gauge::default()),
+            queue: book.add(
+                "queue_length",
+                "Policies that wait for their turn, of all those that do at a start or a take-over 256 at a time",
+                "",
+                Gauge::default(),
+            ),
             queue_seconds: book.add(
                 "queue_seconds",
                 "How long a policy waited for its turn after something that concerns it had changed",
