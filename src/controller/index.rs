@@ -409,7 +409,10 @@ mod tests {
             assert_eq!(found, 30_000);
         };
         for _ in 0..5 {
-            timed("found", &|host| rules.find(&[], Some(host)).len());
+            timed("found", &|host| {
+                let read = as_read(Kind::DestinationRule, host.to_owned());
+                rules.find(&[Key::Destination(host)], Some(&read)).len()
+            });
             timed("found and opened", &|host| world.speaking_of(Kind::DestinationRule, host).len());
         }
     }

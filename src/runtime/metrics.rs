@@ -182,7 +182,7 @@ impl Default for Metrics {
             ),
             queue: book.add(
                 "queue_length",
-                "Policies that wait for their turn, of all those that do at a start or a take-over 256 at a time",
+                "Policies that wait for their turn; at a start or a take-over it holds 256 of them at a time",
                 "",
                 Gauge::default(),
             ),
