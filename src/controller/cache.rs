@@ -2,8 +2,8 @@
 //!
 //! In: one object at a time, or «this list is complete». Out: what was there before and what is there
 //! now, so that a change triggers whom it touched before as well as whom it touches now. Keeps lean
-//! views, not objects, each packed until somebody asks for it, and its [`Index`] in step with them: all changes come in by [`Cache::put`],
-//! [`Cache::put_own`], [`Cache::remove`] and [`Cache::retain`]. What we wrote ourselves is not undone by
+//! views, not objects, each packed until somebody asks for it, and its [`Index`] in step with them: all changes come in by
+//! [`Cache::put`], [`Cache::put_own`], [`Cache::remove`] and [`Cache::retain`]. What we wrote ourselves is not undone by
 //! what a watch tells late ([`Own`]).
 
 use std::{
@@ -23,6 +23,7 @@ use super::{
     index::{Index, Indexed, Key},
     own::Own,
     pack::Packed,
+    tally::Mark,
 };
 use crate::names;
 
@@ -162,6 +163,11 @@ impl<V> Cache<V> {
         self.read().spaces.values().map(BTreeMap::len).sum()
     }
 
+    /// How many have each mark; none that nobody has. What this takes does not grow with the objects.
+    pub fn marks(&self) -> BTreeMap<Mark, usize> {
+        self.read().index.marks().clone()
+    }
+
     /// Namespace, name and uid of the object behind that place, by namespace and name; `None`: of the first.
     pub fn next(&self, place: Option<(&str, &str)>) -> Option<(String, String, String)> {
         let held = self.read();
@@ -212,18 +218,20 @@ impl<V: View> Cache<V> {
     /// Candidates for any of the keys, and for a host, by its name and under every wildcard that covers it; each once,
     /// by namespace and name.
     pub fn under(&self, keys: &[Key<'_>], covering: Option<&str>) -> Vec<Arc<Entry<V>>> {
-        self.given(self.find(keys, covering)).collect()
+        let mut given: Vec<_> = self.given(self.find(keys, covering)).collect();
+        given.sort_by(|one, two| (&one.namespace, &one.name).cmp(&(&two.namespace, &two.name)));
+        given
     }
 
-    /// Those of [`Cache::under`] as they lie here: what is found is not opened.
+    /// Those of [`Cache::under`] as they lie here, in no order: what is found is not opened.
     pub fn find(&self, keys: &[Key<'_>], covering: Option<&str>) -> Vec<Arc<Stored>> {
         let held = self.read();
         let by_keys = keys.iter().flat_map(|key| held.index.by(*key));
         let by_host = covering.into_iter().flat_map(|host| held.index.covering(host));
         let mut found: Vec<_> = by_keys.chain(by_host).cloned().collect();
         drop(held);
-        found.sort_by(|one, two| (&one.namespace, &one.name).cmp(&(&two.namespace, &two.name)));
-        found.dedup_by(|one, two| Arc::ptr_eq(one, two));
+        found.sort_unstable_by_key(Arc::as_ptr);
+        found.dedup_by_key(|stored| Arc::as_ptr(stored));
         found
     }
 

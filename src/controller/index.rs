@@ -8,15 +8,19 @@
 //! may, once in a long life, be a stranger, and whoever asks looks at what it got. Nothing is ever missing.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    borrow::Cow,
+    collections::BTreeMap,
     hash::{BuildHasher as _, Hash, RandomState},
     sync::Arc,
 };
+
+use nohash_hasher::IntMap;
 
 use super::{
     cache::{Entry, Stored},
     relations::is_policy,
     server_side,
+    tally::{self, Mark},
     world::{Policy, Slice},
 };
 use crate::{
@@ -56,6 +60,13 @@ pub trait Indexed {
     fn keys(entry: &Entry<Self>, cluster_domain: &str, tell: &mut dyn FnMut(Key<'_>))
     where
         Self: Sized;
+
+    /// Tells each mark that the object is counted under, the same ones whenever it is asked.
+    fn marks(_: &Entry<Self>, _: &mut dyn FnMut(Mark))
+    where
+        Self: Sized,
+    {
+    }
 }
 
 impl Indexed for Policy {
@@ -68,13 +79,17 @@ impl Indexed for Policy {
             tell(Key::Stating(&entry.namespace));
         }
     }
+
+    fn marks(entry: &Entry<Self>, tell: &mut dyn FnMut(Mark)) {
+        tally::marks(entry, tell);
+    }
 }
 
 impl Indexed for Arc<Existing> {
     fn keys(entry: &Entry<Self>, cluster_domain: &str, tell: &mut dyn FnMut(Key<'_>)) {
         let object = &entry.view;
         for host in object.hosts(cluster_domain) {
-            let host = as_read(object.kind, host);
+            let host = as_read(object.kind, &host);
             tell(host.strip_prefix('*').map_or(Key::Host(&host), Key::Under));
         }
         for host in leads_to(object, cluster_domain) {
@@ -99,12 +114,11 @@ impl Indexed for Arc<Existing> {
 }
 
 /// A host as istiod reads it in an object of that kind (claim R1.1c).
-pub fn as_read(kind: Kind, mut host: String) -> String {
+pub fn as_read(kind: Kind, host: &str) -> Cow<'_, str> {
     match kind {
-        Kind::Sidecar | Kind::DestinationRule => {}
-        Kind::VirtualService => host.make_ascii_lowercase(),
+        Kind::VirtualService if host.bytes().any(|byte| byte.is_ascii_uppercase()) => host.to_ascii_lowercase().into(),
+        Kind::VirtualService | Kind::Sidecar | Kind::DestinationRule => host.into(),
     }
-    host
 }
 
 impl Indexed for ServiceView {
@@ -187,15 +201,27 @@ impl Posting {
 #[derive(Debug, Default)]
 pub struct Index {
     hasher: RandomState,
-    postings: HashMap<u64, Posting>,
+    /// By hashes, which are not hashed once more.
+    postings: IntMap<u64, Posting>,
     /// How many wildcards there are of each length, so that only lengths that exist are tried.
     wildcards: BTreeMap<usize, usize>,
+    marks: BTreeMap<Mark, usize>,
+}
+
+fn count_one_less<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
 }
 
 impl Index {
     /// Takes what has come.
     pub fn add<V: Indexed>(&mut self, stored: &Arc<Stored>, entry: &Entry<V>, cluster_domain: &str) {
-        let Self { hasher, postings, wildcards } = self;
+        let Self { hasher, postings, wildcards, marks } = self;
+        V::marks(entry, &mut |mark| *marks.entry(mark).or_default() += 1);
         V::keys(entry, cluster_domain, &mut |key| {
             if let Key::Under(suffix) = key {
                 *wildcards.entry(suffix.len()).or_default() += 1;
@@ -209,21 +235,22 @@ impl Index {
 
     /// Takes that the very same is gone.
     pub fn remove<V: Indexed>(&mut self, stored: &Arc<Stored>, entry: &Entry<V>, cluster_domain: &str) {
-        let Self { hasher, postings, wildcards } = self;
+        let Self { hasher, postings, wildcards, marks } = self;
+        V::marks(entry, &mut |mark| count_one_less(marks, &mark));
         V::keys(entry, cluster_domain, &mut |key| {
-            if let Key::Under(suffix) = key
-                && let Some(count) = wildcards.get_mut(&suffix.len())
-            {
-                *count -= 1;
-                if *count == 0 {
-                    wildcards.remove(&suffix.len());
-                }
+            if let Key::Under(suffix) = key {
+                count_one_less(wildcards, &suffix.len());
             }
             let mark = hasher.hash_one(key);
             if postings.get_mut(&mark).is_some_and(|posting| !posting.remove(stored)) {
                 postings.remove(&mark);
             }
         });
+    }
+
+    /// How many objects have each mark; none that nobody has.
+    pub const fn marks(&self) -> &BTreeMap<Mark, usize> {
+        &self.marks
     }
 
     /// What has the key.
@@ -410,7 +437,7 @@ mod tests {
         };
         for _ in 0..5 {
             timed("found", &|host| {
-                let read = as_read(Kind::DestinationRule, host.to_owned());
+                let read = as_read(Kind::DestinationRule, host);
                 rules.find(&[Key::Destination(host)], Some(&read)).len()
             });
             timed("found and opened", &|host| world.speaking_of(Kind::DestinationRule, host).len());

@@ -82,7 +82,7 @@ pub fn of_istio(delta: &Delta<Arc<Existing>>, world: &World) -> Names {
             match host.strip_prefix('*') {
                 None => names.extend(named(world.policies_for(&host))),
                 Some(end) => {
-                    stars.insert(as_read(object.kind, end.to_owned()));
+                    stars.insert(as_read(object.kind, end).into_owned());
                 }
             }
         }

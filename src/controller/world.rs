@@ -296,7 +296,7 @@ impl World {
         if host.is_empty() {
             return Vec::new();
         }
-        self.istio(kind).under(&[Key::Destination(host)], Some(&as_read(kind, host.to_owned())))
+        self.istio(kind).under(&[Key::Destination(host)], Some(&as_read(kind, host)))
     }
 
     /// The Istio objects of a namespace that have one of the uids for an owner, the name, or the host,
@@ -307,7 +307,7 @@ impl World {
 
     fn of_kind_concerning(&self, kind: Kind, namespace: &str, stake: &Stake<'_>) -> Vec<Arc<Entry<Arc<Existing>>>> {
         let cache = self.istio(kind);
-        let host = stake.host.map(|host| as_read(kind, host.to_owned()));
+        let host = stake.host.map(|host| as_read(kind, host));
         let of_host = host.iter().map(|host| Key::Host(host)).chain(stake.host.map(Key::Destination));
         let keys: Vec<Key<'_>> = stake.uid.map(Key::Uid).into_iter().chain(of_host).collect();
         let mut found = cache.under(&keys, None);

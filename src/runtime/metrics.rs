@@ -60,7 +60,7 @@ struct ByCode {
     code: String,
 }
 
-/// What is counted at each scrape, so that nothing is counted for nobody.
+/// What is told of policies at each scrape.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// How many policies have a condition with a status: condition, status, number.
