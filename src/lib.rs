@@ -13,6 +13,11 @@
 //! `api`, `istio`, `names`, `validate`, `translate`, `diff`, `in_effect` and `status` are functions of what
 //! they are given; `controller`, `proof`, `runtime`, `load` and `cli` do the I/O. ARCHITECTURE.md has the map.
 
+/// What is timed in a test has the program's own allocator.
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 pub mod api;
 pub mod cli;
 pub mod controller;

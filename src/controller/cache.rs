@@ -18,6 +18,7 @@ use std::{
 
 use kube::core::ObjectMeta;
 use serde::{Serialize, de::DeserializeOwned};
+use smallvec::SmallVec;
 
 use super::{
     index::{Index, Indexed, Key},
@@ -218,9 +219,7 @@ impl<V: View> Cache<V> {
     /// Candidates for any of the keys, and for a host, by its name and under every wildcard that covers it; each once,
     /// by namespace and name.
     pub fn under(&self, keys: &[Key<'_>], covering: Option<&str>) -> Vec<Arc<Entry<V>>> {
-        let mut given: Vec<_> = self.given(self.find(keys, covering)).collect();
-        given.sort_by(|one, two| (&one.namespace, &one.name).cmp(&(&two.namespace, &two.name)));
-        given
+        self.opened(self.find(keys, covering))
     }
 
     /// Those of [`Cache::under`] as they lie here, in no order: what is found is not opened.
@@ -228,11 +227,18 @@ impl<V: View> Cache<V> {
         let held = self.read();
         let by_keys = keys.iter().flat_map(|key| held.index.by(*key));
         let by_host = covering.into_iter().flat_map(|host| held.index.covering(host));
-        let mut found: Vec<_> = by_keys.chain(by_host).cloned().collect();
-        drop(held);
-        found.sort_unstable_by_key(Arc::as_ptr);
+        // Taken together at last: to take one waits for the memory where it lies, and nothing else goes on meanwhile.
+        let mut found: SmallVec<[&Arc<Stored>; 8]> = by_keys.chain(by_host).collect();
+        found.sort_unstable_by_key(|stored| Arc::as_ptr(stored));
         found.dedup_by_key(|stored| Arc::as_ptr(stored));
-        found
+        found.into_iter().cloned().collect()
+    }
+
+    /// What was found, opened, by namespace and name.
+    pub fn opened(&self, found: Vec<Arc<Stored>>) -> Vec<Arc<Entry<V>>> {
+        let mut entries: Vec<_> = self.given(found).collect();
+        entries.sort_by(|one, two| (&one.namespace, &one.name).cmp(&(&two.namespace, &two.name)));
+        entries
     }
 
     /// Candidates for a key, but the one of that namespace and name.

@@ -63,7 +63,9 @@ pub fn marks(policy: &Entry<Policy>, tell: &mut dyn FnMut(Mark)) {
         tell(Mark::Condition(kind, has, Some(reason.unwrap_or(OTHER))));
     }
     let codes: BTreeSet<Code> = status.iter().flat_map(|status| &status.warnings).map(|warning| warning.code).collect();
-    codes.into_iter().for_each(|code| tell(Mark::Warning(code)));
+    for code in codes {
+        tell(Mark::Warning(code));
+    }
 }
 
 /// Adds up what has been counted as policies came and went: what a scrape takes does not grow with them.

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    cache::{Cache, Entry},
+    cache::{Cache, Entry, Stored},
     index::{Key, as_read, target_of},
 };
 use crate::{
@@ -293,10 +293,19 @@ impl World {
     /// The Istio objects of one kind, of all namespaces, that speak of the host, by its name, by a wildcard
     /// that covers it, or as one to send calls to; sorted, so that what is said of them keeps its order.
     pub fn speaking_of(&self, kind: Kind, host: &str) -> Vec<Arc<Entry<Arc<Existing>>>> {
+        self.istio(kind).opened(self.find_speaking_of(kind, host))
+    }
+
+    /// Those of [`World::speaking_of`] as they lie here, in no order.
+    pub fn find_speaking_of(&self, kind: Kind, host: &str) -> Vec<Arc<Stored>> {
         if host.is_empty() {
             return Vec::new();
         }
-        self.istio(kind).under(&[Key::Destination(host)], Some(&as_read(kind, host)))
+        let leads_there = match kind {
+            Kind::VirtualService => Some(Key::Destination(host)),
+            Kind::DestinationRule | Kind::Sidecar => None,
+        };
+        self.istio(kind).find(leads_there.as_slice(), Some(&as_read(kind, host)))
     }
 
     /// The Istio objects of a namespace that have one of the uids for an owner, the name, or the host,
