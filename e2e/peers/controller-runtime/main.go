@@ -1,14 +1,18 @@
 // An operator in Go that does the bench's job as its framework does it best: sixteen workers, no limit on the
 // client, caches for everything that it compares with, an apply only where something differs, and no reconcile
-// for its own status. It knows nothing of Istio: no neighbours, no endpoints, no warnings, no events.
+// for its own status. It writes what our operator writes, labels and status included, learned as the bare writer has
+// it; the specs it makes itself. It knows nothing of Istio: no neighbours, no endpoints, no warnings, no events.
 package main
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"log"
+	"os"
 	"reflect"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -40,15 +44,42 @@ func of(kind schema.GroupVersionKind) *unstructured.Unstructured {
 	return it
 }
 
-type reconciler struct{ client.Client }
+// What is written for one policy, with @namespace@, @name@ and @uid@ in it.
+type template struct{ Rule, Routes, Status string }
+
+func read(file string) (made template, err error) {
+	text, err := os.ReadFile(file)
+	if err == nil {
+		err = json.Unmarshal(text, &made)
+	}
+	return made, err
+}
+
+func fill(text string, policy *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+	text = strings.NewReplacer("@namespace@", policy.GetNamespace(), "@name@", policy.GetName(),
+		"@uid@", string(policy.GetUID())).Replace(text)
+	it := &unstructured.Unstructured{}
+	return it, json.Unmarshal([]byte(text), &it.Object)
+}
+
+type reconciler struct {
+	client.Client
+	template template
+}
+
+type half struct {
+	kind schema.GroupVersionKind
+	text string
+	spec object
+}
 
 func (r reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	policy := of(policies)
 	if err := r.Get(ctx, request.NamespacedName, policy); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	for kind, spec := range map[schema.GroupVersionKind]object{rules: rule(policy), routes: route(policy)} {
-		if err := r.apply(ctx, policy, kind, spec); err != nil {
+	for _, half := range []half{{rules, r.template.Rule, rule(policy)}, {routes, r.template.Routes, route(policy)}} {
+		if err := r.apply(ctx, policy, half); err != nil {
 			return ctrl.Result{}, err
 		}
 	}
@@ -56,39 +87,34 @@ func (r reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.R
 	if observed, _, _ := unstructured.NestedInt64(policy.Object, "status", "observedGeneration"); observed == generation {
 		return ctrl.Result{}, nil
 	}
-	condition := func(kind string) any {
-		return object{"type": kind, "status": "True", "reason": "Applied", "message": "applied",
-			"observedGeneration": generation, "lastTransitionTime": policy.GetCreationTimestamp().UTC().Format("2006-01-02T15:04:05Z")}
+	status, err := fill(r.template.Status, policy)
+	if err != nil {
+		return ctrl.Result{}, err
 	}
-	status := named(policies, policy)
-	status.Object["status"] = object{"observedGeneration": generation,
-		"conditions": []any{condition("Accepted"), condition("Programmed"), condition("Ready")}}
+	told := status.Object["status"].(object)
+	told["observedGeneration"] = generation
+	for _, condition := range told["conditions"].([]any) {
+		condition.(object)["observedGeneration"] = generation
+	}
 	return ctrl.Result{}, r.Status().Apply(ctx, client.ApplyConfigurationFromUnstructured(status),
 		client.FieldOwner(manager), client.ForceOwnership)
 }
 
-func (r reconciler) apply(ctx context.Context, policy *unstructured.Unstructured, kind schema.GroupVersionKind, spec object) error {
-	there := of(kind)
+func (r reconciler) apply(ctx context.Context, policy *unstructured.Unstructured, half half) error {
+	there := of(half.kind)
 	err := r.Get(ctx, client.ObjectKeyFromObject(policy), there)
 	if err != nil && !errors.IsNotFound(err) {
 		return err
 	}
-	if err == nil && reflect.DeepEqual(there.Object["spec"], any(spec)) {
+	if err == nil && reflect.DeepEqual(there.Object["spec"], any(half.spec)) {
 		return nil
 	}
-	wanted := named(kind, policy)
-	wanted.Object["metadata"].(object)["ownerReferences"] = []any{object{
-		"apiVersion": policies.GroupVersion().String(), "kind": policies.Kind, "name": policy.GetName(),
-		"uid": string(policy.GetUID()), "controller": true, "blockOwnerDeletion": true,
-	}}
-	wanted.Object["spec"] = spec
+	wanted, err := fill(half.text, policy)
+	if err != nil {
+		return err
+	}
+	wanted.Object["spec"] = half.spec
 	return r.Apply(ctx, client.ApplyConfigurationFromUnstructured(wanted), client.FieldOwner(manager), client.ForceOwnership)
-}
-
-func named(kind schema.GroupVersionKind, policy *unstructured.Unstructured) *unstructured.Unstructured {
-	it := of(kind)
-	it.Object["metadata"] = object{"name": policy.GetName(), "namespace": policy.GetNamespace()}
-	return it
 }
 
 func host(policy *unstructured.Unstructured) string {
@@ -125,10 +151,14 @@ func route(policy *unstructured.Unstructured) object {
 }
 
 func run() error {
-	// Defines --kubeconfig, which the bench gives.
+	file := flag.String("template", "", "what is written for one policy")
 	flag.Parse()
 	logger.SetLogger(zap.New())
 	config, err := ctrl.GetConfig()
+	if err != nil {
+		return err
+	}
+	template, err := read(*file)
 	if err != nil {
 		return err
 	}
@@ -143,7 +173,7 @@ func run() error {
 		For(of(policies), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Owns(of(rules)).Owns(of(routes)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 16}).
-		Complete(reconciler{mgr.GetClient()})
+		Complete(reconciler{mgr.GetClient(), template})
 	if err != nil {
 		return err
 	}

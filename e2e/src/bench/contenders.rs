@@ -5,12 +5,12 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
 use super::process::Process;
 use super::stand::{Stand, free_port};
-use super::tools::Tools;
+use super::tools::{Kro, Tools};
 use crate::run::check;
 use crate::wait::{self, Seen};
 
@@ -81,7 +81,7 @@ impl Contender {
         if !self.is_kro() {
             return Ok(());
         }
-        let crds = tools.kro_crds.display().to_string();
+        let crds = kro(tools)?.crds.display().to_string();
         check(&mut stand.kubectl(&["apply", "--server-side", "-f", &crds]))?;
         check(&mut stand.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]))?;
         stand.apply(KRO_GRAPH)?;
@@ -95,17 +95,22 @@ impl Contender {
         })
     }
 
-    /// Starts it. `template`: what the bare writer writes.
+    /// Whether it writes what the operator does, byte for byte, and not only the same specs.
+    #[must_use]
+    pub const fn writes_the_same(self) -> bool {
+        matches!(self, Self::Floor | Self::Ours | Self::Go)
+    }
+
+    /// Starts it. `template`: what the operator writes, for those who are given it.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start(self, stand: &Stand, tools: &Tools, template: Option<&std::path::Path>) -> Result<Process> {
+        let template = template.into_iter().flat_map(|file| ["--template".as_ref(), file.as_os_str()]);
         let mut command = match self {
             Self::Floor => {
                 let mut command = Command::new(&tools.client);
-                command
-                    .arg("floor")
-                    .args(template.into_iter().flat_map(|file| ["--template".as_ref(), file.as_os_str()]));
+                command.arg("floor").args(template);
                 command
             }
             Self::Ours => return Ok(Operator::start(stand, tools)?.process),
@@ -114,9 +119,13 @@ impl Contender {
                 command.arg("textbook");
                 command
             }
-            Self::Go => Command::new(&tools.go_peer),
+            Self::Go => {
+                let mut command = Command::new(tools.go_peer.as_ref().context("the operator in Go was not built")?);
+                command.args(template);
+                command
+            }
             Self::KroDefault | Self::KroTuned => {
-                let mut command = Command::new(&tools.kro);
+                let mut command = Command::new(&kro(tools)?.controller);
                 let [metrics, probe] = [free_port()?, free_port()?];
                 command.arg(format!("--metrics-bind-address=127.0.0.1:{metrics}"));
                 command.arg(format!("--health-probe-bind-address=127.0.0.1:{probe}"));
@@ -130,6 +139,10 @@ impl Contender {
         let name = format!("{self:?}").to_lowercase();
         Process::start(&name, stand.folder(), &mut command)
     }
+}
+
+fn kro(tools: &Tools) -> Result<&Kro> {
+    tools.kro.as_ref().context("kro was not built")
 }
 
 /// Our operator, and where it tells how it is.

@@ -47,6 +47,15 @@ pub struct Comparison {
     picture: Option<PathBuf>,
 }
 
+impl Comparison {
+    /// Who takes part in a storm, in the order of a round.
+    fn contenders(&self) -> Vec<Contender> {
+        let all = if self.contenders.is_empty() { &ALL[..] } else { &self.contenders };
+        let in_time = |who: &&Contender| **who != Contender::KroDefault || self.policies <= MOST_OF_KRO_DEFAULT;
+        all.iter().filter(in_time).copied().collect()
+    }
+}
+
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Scenario {
@@ -108,9 +117,10 @@ const CHURN: u32 = 60;
 /// When something does not build or start, or a contender does another job than the others.
 pub fn run(checkout: &Checkout, bench: &Comparison) -> Result<()> {
     let report = Report::new();
-    let tools = Tools::get(checkout, &report)?;
-    let folder = tempfile::tempdir()?;
     let wanted = |scenario| bench.scenarios.is_empty() || bench.scenarios.contains(&scenario);
+    let contenders = if wanted(Scenario::Storm) { bench.contenders() } else { Vec::new() };
+    let tools = Tools::get(checkout, &contenders, &report)?;
+    let folder = tempfile::tempdir()?;
     let mut found = Found { machine: machine(&tools)?, ..Found::default() };
     let with_template = [
         Scenario::Storm,
@@ -125,16 +135,11 @@ pub fn run(checkout: &Checkout, bench: &Comparison) -> Result<()> {
     if with_template.into_iter().any(wanted) {
         report.step("learn what is written for one policy", || storm::learn(checkout, &tools, &template))?;
     }
-    if wanted(Scenario::Storm) {
-        let all = if bench.contenders.is_empty() { &ALL[..] } else { &bench.contenders };
-        for number in 1..=bench.rounds {
-            for who in all.iter().filter(|who| **who != Contender::KroDefault || bench.policies <= MOST_OF_KRO_DEFAULT)
-            {
-                let what = format!("storm {number}, {} policies, {}", bench.policies, who.name());
-                found
-                    .storms
-                    .push(report.step(&what, || storm::round(checkout, &tools, &template, *who, bench.policies))?);
-            }
+    for number in 1..=bench.rounds {
+        for who in &contenders {
+            let what = format!("storm {number}, {} policies, {}", bench.policies, who.name());
+            let round = || storm::round(checkout, &tools, &template, *who, bench.policies);
+            found.storms.push(report.step(&what, round)?);
         }
     }
     if wanted(Scenario::Image) || wanted(Scenario::One) {

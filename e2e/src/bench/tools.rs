@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
+use super::contenders::Contender;
 use crate::cache::Cache;
 use crate::checkout::Checkout;
 use crate::parts::{self, Parts};
@@ -19,20 +20,27 @@ pub struct Tools {
     pub operator: PathBuf,
     /// The bare writer, the textbook controller, the clients (`e2e/bench`).
     pub client: PathBuf,
-    /// The operator in Go (`e2e/peers/controller-runtime`).
-    pub go_peer: PathBuf,
-    /// kro's controller.
-    pub kro: PathBuf,
-    /// kro's own CRDs.
-    pub kro_crds: PathBuf,
+    /// The operator in Go (`e2e/peers/controller-runtime`), if it takes part.
+    pub go_peer: Option<PathBuf>,
+    /// kro, if it takes part.
+    pub kro: Option<Kro>,
+}
+
+/// What there is of kro.
+#[derive(Debug)]
+pub struct Kro {
+    /// Its controller.
+    pub controller: PathBuf,
+    /// Its own CRDs.
+    pub crds: PathBuf,
 }
 
 impl Tools {
-    /// Finds or builds them.
+    /// Finds or builds them; of the peers those that take part.
     ///
     /// # Errors
     /// What the first one that does not build says.
-    pub fn get(checkout: &Checkout, report: &Report) -> Result<Self> {
+    pub fn get(checkout: &Checkout, contenders: &[Contender], report: &Report) -> Result<Self> {
         let cache = Cache::open()?;
         let parts = Parts::get(checkout, &cache, true, report)?;
         let release = report.step("build the operator and its bench, as released", || {
@@ -44,13 +52,20 @@ impl Tools {
             check(&mut cargo).context("the operator or its bench does not build")?;
             Ok(checkout.root().join("target/release"))
         })?;
-        Ok(Self {
+        let mut tools = Self {
             parts,
             operator: release.join("resilience-operator"),
             client: release.join("resilience-bench"),
-            go_peer: parts::go_peer(checkout, &cache, report)?.join("bin/controller-runtime"),
-            kro: parts::kro(checkout, &cache, report)?.join("bin/controller"),
-            kro_crds: parts::kro_crds(checkout)?,
-        })
+            go_peer: None,
+            kro: None,
+        };
+        if contenders.contains(&Contender::Go) {
+            tools.go_peer = Some(parts::go_peer(checkout, &cache, report)?.join("bin/controller-runtime"));
+        }
+        if contenders.iter().any(|one| one.is_kro()) {
+            let controller = parts::kro(checkout, &cache, report)?.join("bin/controller");
+            tools.kro = Some(Kro { controller, crds: parts::kro_crds(checkout)? });
+        }
+        Ok(tools)
     }
 }
