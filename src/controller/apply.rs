@@ -190,12 +190,12 @@ async fn write(hands: &Hands, owner: &Owner, write: &Write) -> Result<(), ApplyE
         (Ownership::Created, _) => calls.create(namespace, object).await,
     };
     let answer = hands.sure(object.kind, of, &object.name, answer)?;
-    let (mut leftover, _) = read_back(hands, owner, write, &answer);
+    let version = answer.metadata.resource_version.clone();
+    let (mut leftover, _) = read_back(hands, owner, write, answer);
     if let Some(patch) = strip_patch(&leftover) {
-        let version = answer.metadata.resource_version.as_deref();
-        let answer = calls.strip(object.kind, namespace, &object.name, version, patch).await;
+        let answer = calls.strip(object.kind, namespace, &object.name, version.as_deref(), patch).await;
         let answer = hands.sure(object.kind, of, &object.name, answer)?;
-        (leftover, _) = read_back(hands, owner, write, &answer);
+        (leftover, _) = read_back(hands, owner, write, answer);
     }
     settled(object, &leftover)
 }
@@ -217,7 +217,7 @@ async fn merge(hands: &Hands, owner: &Owner, write: &Write, uid: &str) -> Result
         }
         _ => error.into(),
     })?;
-    let (leftover, there) = read_back(hands, owner, write, &answer);
+    let (leftover, there) = read_back(hands, owner, write, answer);
     match contest(object, &leftover, &there) {
         Some(sentence) => Err(ApplyError::Contested(sentence)),
         None => settled(object, &leftover),
@@ -254,8 +254,8 @@ fn settled(object: &DesiredObject, leftover: &[Change]) -> Result<(), ApplyError
 
 /// Takes an answer into the cache, so that the next reconcile sees it even before the watch does, and
 /// says what in it is not as desired, and what it is.
-fn read_back(hands: &Hands, owner: &Owner, write: &Write, answer: &DynamicObject) -> (Vec<Change>, Arc<Existing>) {
-    let entry = world::existing(write.object.kind, answer.clone());
+fn read_back(hands: &Hands, owner: &Owner, write: &Write, answer: DynamicObject) -> (Vec<Change>, Arc<Existing>) {
+    let entry = world::existing(write.object.kind, answer);
     let there = entry.view.clone();
     if let Some(delta) = hands.world.istio(write.object.kind).put_own(entry) {
         (hands.changed)(&delta, Some(&owner.name));

@@ -110,6 +110,28 @@ impl<V> Delta<V> {
     }
 }
 
+/// What became of what was told of an object.
+#[derive(Debug)]
+pub enum Told<V> {
+    /// It is taken.
+    News(Delta<V>),
+    /// It is the very same that is known: the echo of a write of ours, or one of a list that is read again.
+    Known,
+    /// It is older than what is known: a watch lags behind the answers to our own writes, and if this counted, a
+    /// reconcile in between would see its own write undone and repeat it.
+    Late,
+}
+
+impl<V> Told<V> {
+    /// What has changed, if anything has.
+    pub fn news(self) -> Option<Delta<V>> {
+        match self {
+            Self::News(delta) => Some(delta),
+            Self::Known | Self::Late => None,
+        }
+    }
+}
+
 type Spaces = BTreeMap<Arc<str>, BTreeMap<Arc<str>, Arc<Stored>>>;
 
 /// All objects of one kind.
@@ -248,18 +270,17 @@ impl<V: View> Cache<V> {
         self.given(found).collect()
     }
 
-    /// Takes what a watch saw. `None` if it is older than what is known: a watch lags behind the answers
-    /// to our own writes, and without this a reconcile in between would see its own write undone and
-    /// repeat it.
-    pub fn put(&self, entry: Entry<V>) -> Option<Delta<V>> {
+    /// Takes what a watch saw, if it is news.
+    pub fn put(&self, entry: Entry<V>) -> Told<V> {
         let held = &mut *self.write();
         if held.own.is_stale(&entry.namespace, &entry.name, &entry.uid, entry.version) {
-            return None;
+            return Told::Late;
         }
         held.put(entry, &self.cluster_domain)
     }
 
-    /// Takes what the API server answered to a call of ours, which counts more than what a watch tells late.
+    /// Takes what the API server answered to a call of ours, which counts more than what a watch tells late. Gives
+    /// what is news.
     pub fn put_own(&self, entry: Entry<V>) -> Option<Delta<V>> {
         let held = &mut *self.write();
         let known = held.get(&entry.namespace, &entry.name);
@@ -269,7 +290,7 @@ impl<V: View> Cache<V> {
                 && !held.own.awaits(&entry.namespace, &entry.name)
         });
         held.own.wrote(&entry.namespace, &entry.name, &entry.uid, entry.version, shown);
-        held.put(entry, &self.cluster_domain)
+        held.put(entry, &self.cluster_domain).news()
     }
 
     /// Takes a deletion, at `version` if that is known. `None` if the object is not known, or if another one
@@ -322,25 +343,28 @@ impl Held {
         self.spaces.get(namespace)?.get(name)
     }
 
-    fn put<V: View>(&mut self, entry: Entry<V>, cluster_domain: &str) -> Option<Delta<V>> {
+    fn put<V: View>(&mut self, entry: Entry<V>, cluster_domain: &str) -> Told<V> {
         let known = self.spaces.get_key_value(&*entry.namespace).map(|(namespace, _)| namespace.clone());
         let namespace = known.unwrap_or_else(|| entry.namespace.as_str().into());
         let space = self.spaces.entry(namespace.clone()).or_default();
         let (name, before) =
             space.get_key_value(&*entry.name).map(|(name, known)| (name.clone(), known.clone())).unzip();
-        if let Some(known) = &before
-            && *known.uid == *entry.uid
-            && matches!((known.version, entry.version), (Some(known), Some(new)) if new < known)
+        let known = before.as_ref().filter(|known| *known.uid == *entry.uid);
+        if known.is_some_and(|known| matches!((known.version, entry.version), (Some(known), Some(new)) if new < known))
         {
-            return None;
+            return Told::Late;
         }
         let name = name.unwrap_or_else(|| entry.name.as_str().into());
         let stored = Arc::new(Stored::of(&entry, namespace, name));
+        // Not by the version alone: another default in a CRD shows in objects of whatever version.
+        if known.is_some_and(|known| known.version == stored.version && known.view == stored.view) {
+            return Told::Known;
+        }
         space.insert(stored.name.clone(), stored.clone());
         let before = before.and_then(|before| self.forget(&before, cluster_domain));
         self.index.add(&stored, &entry, cluster_domain);
         let (namespace, name) = (entry.namespace.clone(), entry.name.clone());
-        Some(Delta { namespace, name, before, after: Some(Arc::new(entry)) })
+        Told::News(Delta { namespace, name, before, after: Some(Arc::new(entry)) })
     }
 
     fn remove<V: View>(&mut self, namespace: &str, name: &str, uid: &str, cluster_domain: &str) -> Option<Delta<V>> {
@@ -383,15 +407,28 @@ mod tests {
     fn an_older_version_does_not_undo_a_newer_one() {
         let cache = Cache::default();
         cache.put(entry("a", "1", 9, "ours"));
-        assert!(cache.put(entry("a", "1", 8, "stale")).is_none());
+        assert!(matches!(cache.put(entry("a", "1", 8, "stale")), Told::Late));
         assert_eq!(cache.get("ns", "a").unwrap().view, "ours");
+    }
+
+    #[test]
+    fn the_very_same_is_no_news_and_neither_late_nor_taken_in_again() {
+        let cache = Cache::default();
+        cache.put_own(entry("a", "1", 9, "ours"));
+        let was = cache.find(&[Key::Host("ours")], None);
+        assert!(matches!(cache.put(entry("a", "1", 9, "ours")), Told::Known));
+        assert!(Arc::ptr_eq(&was[0], &cache.find(&[Key::Host("ours")], None)[0]));
+        // It was shown all the same.
+        assert_eq!(cache.retain(None, &HashSet::new()).len(), 1);
+        assert!(cache.put(entry("a", "1", 9, "the same with a default of today")).news().is_some());
+        assert!(cache.put(entry("a", "1", 10, "the same with a default of today")).news().is_some());
     }
 
     #[test]
     fn a_new_object_under_the_name_counts_whatever_its_version() {
         let cache = Cache::default();
         cache.put(entry("a", "1", 9, "first"));
-        let delta = cache.put(entry("a", "2", 3, "second")).unwrap();
+        let delta = cache.put(entry("a", "2", 3, "second")).news().unwrap();
         assert_eq!(delta.sides().map(|side| side.view.as_str()).collect::<Vec<_>>(), ["first", "second"]);
     }
 
@@ -408,20 +445,20 @@ mod tests {
         let cache = Cache::default();
         cache.put(entry("a", "1", 5, "it"));
         cache.remove("ns", "a", "1", Some(9));
-        assert!(cache.put(entry("a", "1", 8, "its ghost")).is_none());
+        assert!(matches!(cache.put(entry("a", "1", 8, "its ghost")), Told::Late));
         assert!(cache.get("ns", "a").is_none());
-        assert!(cache.put(entry("a", "1", 10, "alive all the same")).is_some());
+        assert!(cache.put(entry("a", "1", 10, "alive all the same")).news().is_some());
         // Who deletes it himself is told no version.
         cache.remove("ns", "a", "1", None);
-        assert!(cache.put(entry("a", "1", 11, "its ghost")).is_none());
-        assert!(cache.put(entry("a", "2", 12, "the next one")).is_some());
+        assert!(matches!(cache.put(entry("a", "1", 11, "its ghost")), Told::Late));
+        assert!(cache.put(entry("a", "2", 12, "the next one")).news().is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_we_wrote_is_not_undone_by_its_predecessor_nor_by_a_list_from_before_for_ten_seconds() {
         let cache = Cache::default();
         cache.put_own(entry("a", "2", 9, "ours"));
-        assert!(cache.put(entry("a", "1", 8, "whose name it was")).is_none());
+        assert!(matches!(cache.put(entry("a", "1", 8, "whose name it was")), Told::Late));
         assert!(cache.retain(None, &HashSet::new()).is_empty());
         tokio::time::advance(PATIENCE).await;
         assert_eq!(cache.retain(None, &HashSet::new()).len(), 1);

@@ -195,9 +195,8 @@ impl Shared {
         let world = Arc::new(World::new(&settings));
         let (told, around) = (keys.clone(), world.clone());
         let changed = move |delta: &Delta<Arc<Existing>>, by: Option<&str>| {
-            let mut names = relations::of_istio(delta, &around);
-            names.retain(|(namespace, name)| *namespace != delta.namespace || Some(name.as_str()) != by);
-            told.look_at_all(&around, &names);
+            let by = by.map(|name| (delta.namespace.as_str(), name));
+            told.look_at_all(&around, &relations::of_istio_beside(by, delta, &around));
         };
         let (asked, within) = (keys.clone(), world.clone());
         let edited = move |delta: &Delta<Policy>| asked.look_at_all(&within, &relations::of_policy(delta, &within));

@@ -13,7 +13,8 @@ use serde::{Serialize, de::DeserializeOwned};
 /// at will; what resembles none of it is packed all the same, only less.
 const TYPICAL: &str = include_str!("pack/typical.json");
 
-/// A view, packed.
+/// A view, packed; the same view is the same bytes.
+#[derive(PartialEq, Eq)]
 pub struct Packed(Box<[u8]>);
 
 impl fmt::Debug for Packed {

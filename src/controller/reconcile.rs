@@ -75,7 +75,7 @@ async fn write_status(hands: &Hands, resilience: &Resilience, status: Resilience
     let answer = hands.calls.status(&resilience.metadata, &status).await?;
     if let Some(answer) = answer {
         // The next reconcile compares with this one, even before the watch has it.
-        hands.world.policies.put(world::policy(answer)).iter().for_each(|delta| (hands.edited)(delta));
+        hands.world.policies.put(world::policy(answer)).news().iter().for_each(|delta| (hands.edited)(delta));
     }
     Ok(())
 }

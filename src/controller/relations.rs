@@ -49,6 +49,11 @@ pub fn of_policy(delta: &Delta<Policy>, world: &World) -> Names {
 /// Those that an Istio object belongs to, by owner or by label; those whose name it has; and those, of all
 /// namespaces, whose host it speaks of: by name, by a wildcard, or as one to send calls to.
 pub fn of_istio(delta: &Delta<Arc<Existing>>, world: &World) -> Names {
+    of_istio_beside(None, delta, world)
+}
+
+/// Likewise, but the one of that namespace and name, whose own write it was: it has looked already.
+pub fn of_istio_beside(one: Option<(&str, &str)>, delta: &Delta<Arc<Existing>>, world: &World) -> Names {
     // Annotations and the bookkeeping of others are not in the view; nor is the echo of what we
     // wrote, whose answer is in the cache already.
     if unchanged(delta) {
@@ -61,12 +66,12 @@ pub fn of_istio(delta: &Delta<Arc<Existing>>, world: &World) -> Names {
         names.extend(claimed(object));
         let uids = object.owners.iter().map(|owner| &owner.uid).chain(object.labels.get(names::LABEL_OWNER_UID));
         let of_uid = uids.chain(object.labels.get(names::LABEL_CO_OWNER_UID)).flat_map(|uid| {
-            let mut policies = world.policies.by(Key::Uid(uid));
+            let mut policies = world.policies.by_beside(one, Key::Uid(uid));
             policies.retain(|policy| policy.namespace == *namespace && policy.uid == *uid);
             policies
         });
         names.extend(named(of_uid));
-        let mut of_name = world.policies.by(Key::Target(namespace, &delta.name));
+        let mut of_name = world.policies.by_beside(one, Key::Target(namespace, &delta.name));
         of_name.retain(|policy| {
             let generates = policy.view.target().map(names::generated_name);
             policy.namespace == *namespace && generates.as_ref() == Some(&delta.name)
@@ -76,11 +81,11 @@ pub fn of_istio(delta: &Delta<Arc<Existing>>, world: &World) -> Names {
             names.extend(server_side::of_sidecar(world, object));
         }
         for host in object.destinations(&world.cluster_domain) {
-            names.extend(named(world.policies_for(&host)));
+            names.extend(named(world.policies_for_beside(one, &host)));
         }
         for host in object.hosts(&world.cluster_domain) {
             match host.strip_prefix('*') {
-                None => names.extend(named(world.policies_for(&host))),
+                None => names.extend(named(world.policies_for_beside(one, &host))),
                 Some(end) => {
                     stars.insert(as_read(object.kind, end).into_owned());
                 }
@@ -90,6 +95,7 @@ pub fn of_istio(delta: &Delta<Arc<Existing>>, world: &World) -> Names {
     for end in stars {
         names.extend(named(world.policies_under(&end)));
     }
+    names.retain(|(namespace, name)| Some((namespace.as_str(), name.as_str())) != one);
     names
 }
 
@@ -212,6 +218,11 @@ mod tests {
         world
     }
 
+    /// As of another version than one without any.
+    fn renewed<V>(entry: Entry<V>) -> Entry<V> {
+        Entry { version: Some(1), ..entry }
+    }
+
     fn sorted(names: Names) -> Vec<String> {
         names.into_iter().map(|(_, name)| name).collect()
     }
@@ -226,21 +237,21 @@ mod tests {
     #[test]
     fn a_policy_that_turns_to_another_service_calls_those_of_both() {
         let world = world();
-        let delta = world.policies.put(policy("a", "other", 2)).unwrap();
+        let delta = world.policies.put(policy("a", "other", 2)).news().unwrap();
         assert_eq!(sorted(of_policy(&delta, &world)), ["a", "b", "c"]);
     }
 
     #[test]
     fn an_edit_of_a_policy_calls_it_alone() {
         let world = world();
-        let delta = world.policies.put(policy("a", "httpbin", 2)).unwrap();
+        let delta = world.policies.put(policy("a", "httpbin", 2)).news().unwrap();
         assert_eq!(sorted(of_policy(&delta, &world)), ["a"]);
     }
 
     #[test]
     fn a_change_of_status_calls_nobody() {
         let world = world();
-        let delta = world.policies.put(policy("a", "httpbin", 1)).unwrap();
+        let delta = world.policies.put(renewed(policy("a", "httpbin", 1))).news().unwrap();
         assert_eq!(sorted(of_policy(&delta, &world)), Vec::<String>::new());
     }
 
@@ -251,7 +262,7 @@ mod tests {
             {"apiVersion": "resilience.dev/v1alpha1", "kind": "Resilience", "name": "gone", "uid": "x"},
             {"apiVersion": "apps/v1", "kind": "Deployment", "name": "not-of-ours", "uid": "y"},
         ]});
-        let delta = world.istio(Kind::DestinationRule).put(rule("any", "elsewhere.example", &owner)).unwrap();
+        let delta = world.istio(Kind::DestinationRule).put(rule("any", "elsewhere.example", &owner)).news().unwrap();
         assert_eq!(sorted(of_istio(&delta, &world)), ["gone"]);
     }
 
@@ -265,9 +276,9 @@ mod tests {
             })
         };
         let rules = world.istio(Kind::DestinationRule);
-        let shared = rules.put(rule("any", "elsewhere.example", &marks("c"))).unwrap();
+        let shared = rules.put(rule("any", "elsewhere.example", &marks("c"))).news().unwrap();
         assert_eq!(sorted(of_istio(&shared, &world)), ["c"]);
-        let forgotten = rules.put(rule("other-one", "elsewhere.example", &marks("gone"))).unwrap();
+        let forgotten = rules.put(rule("other-one", "elsewhere.example", &marks("gone"))).news().unwrap();
         assert_eq!(sorted(of_istio(&forgotten, &world)), ["gone"]);
     }
 
@@ -276,12 +287,15 @@ mod tests {
         let world = world();
         let label = json!({"labels": {names::LABEL_OWNER_UID: "uid-c"}});
         let rules = world.istio(Kind::DestinationRule);
-        let by_label = rules.put(rule("any", "elsewhere.example", &label)).unwrap();
+        let by_label = rules.put(rule("any", "elsewhere.example", &label)).news().unwrap();
         assert_eq!(sorted(of_istio(&by_label, &world)), ["c"]);
-        let by_name = rules.put(rule("other", "elsewhere.example", &json!({}))).unwrap();
+        let by_name = rules.put(rule("other", "elsewhere.example", &json!({}))).news().unwrap();
         assert_eq!(sorted(of_istio(&by_name, &world)), ["c"]);
-        let by_host = rules.put(rule("foreign", "httpbin", &json!({}))).unwrap();
+        let by_host = rules.put(rule("foreign", "httpbin", &json!({}))).news().unwrap();
         assert_eq!(sorted(of_istio(&by_host, &world)), ["a", "b"]);
+        // Who wrote it himself need not be told.
+        assert_eq!(sorted(of_istio_beside(Some(("ns", "a")), &by_host, &world)), ["b"]);
+        assert_eq!(sorted(of_istio_beside(Some(("ns", "c")), &by_label, &world)), Vec::<String>::new());
     }
 
     #[test]
@@ -289,7 +303,7 @@ mod tests {
         let world = world();
         let rules = world.istio(Kind::DestinationRule);
         rules.put(rule("foreign", "httpbin", &json!({})));
-        let delta = rules.put(rule("foreign", "elsewhere.example", &json!({}))).unwrap();
+        let delta = rules.put(rule("foreign", "elsewhere.example", &json!({}))).news().unwrap();
         assert_eq!(sorted(of_istio(&delta, &world)), ["a", "b"]);
     }
 
@@ -298,7 +312,8 @@ mod tests {
         let world = world();
         let rules = world.istio(Kind::DestinationRule);
         rules.put(rule("foreign", "httpbin", &json!({"annotations": {"seen": "1"}})));
-        let delta = rules.put(rule("foreign", "httpbin", &json!({"annotations": {"seen": "2"}}))).unwrap();
+        let delta =
+            rules.put(renewed(rule("foreign", "httpbin", &json!({"annotations": {"seen": "2"}})))).news().unwrap();
         assert_eq!(sorted(of_istio(&delta, &world)), Vec::<String>::new());
     }
 
@@ -313,13 +328,13 @@ mod tests {
             });
             world::slice(serde_json::from_value(object).unwrap())
         };
-        let first = world.slices.put(slice(false, "10.0.0.1", "a")).unwrap();
+        let first = world.slices.put(slice(false, "10.0.0.1", "a")).news().unwrap();
         assert_eq!(sorted(of_slice(&first, &world)), ["c"]);
-        let renamed = world.slices.put(slice(false, "10.0.0.1", "b")).unwrap();
+        let renamed = world.slices.put(renewed(slice(false, "10.0.0.1", "b"))).news().unwrap();
         assert_eq!(sorted(of_slice(&renamed, &world)), Vec::<String>::new());
-        let ready = world.slices.put(slice(true, "10.0.0.1", "b")).unwrap();
+        let ready = world.slices.put(slice(true, "10.0.0.1", "b")).news().unwrap();
         assert_eq!(sorted(of_slice(&ready, &world)), ["c"]);
-        let moved = world.slices.put(slice(true, "10.0.0.2", "b")).unwrap();
+        let moved = world.slices.put(slice(true, "10.0.0.2", "b")).news().unwrap();
         assert_eq!(sorted(of_slice(&moved, &world)), ["c"]);
     }
 }

@@ -19,7 +19,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::{sync::Semaphore, time::sleep};
 
-use super::cache::{Cache, Delta, Entry, View};
+use super::cache::{Cache, Delta, Entry, Told, View};
 use crate::runtime::metrics::Metrics;
 
 /// A watch that falls silent is found out when it should have ended: kube gives it this and 5 s more.
@@ -130,11 +130,11 @@ impl Watch<'_> {
             };
             seen.map(|seen| seen.insert(place));
             if let Some(entry) = entry {
-                let delta = cache.put(entry);
-                if delta.is_none() {
-                    metrics.told_late(kind);
+                match cache.put(entry) {
+                    Told::News(delta) => tell(&delta),
+                    Told::Known => {}
+                    Told::Late => metrics.told_late(kind),
                 }
-                delta.iter().for_each(&tell);
             }
         };
         loop {

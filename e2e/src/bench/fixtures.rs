@@ -134,10 +134,10 @@ pub fn template(number: u32, [rule, routes, policy]: &[Value; 3]) -> Value {
     json!({"rule": generated(rule), "routes": generated(routes), "status": marked(&status)})
 }
 
-/// A template's object for one policy; of its uid nothing is known.
+/// A template's object for one policy, which has that uid.
 #[must_use]
-pub fn filled(template: &str, number: u32) -> String {
-    template.replace("@name@", &name(number)).replace("@namespace@", &namespace(number))
+pub fn filled(template: &str, number: u32, uid: &str) -> String {
+    template.replace("@name@", &name(number)).replace("@namespace@", &namespace(number)).replace("@uid@", uid)
 }
 
 #[cfg(test)]
