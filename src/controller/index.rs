@@ -15,7 +15,6 @@ use std::{
 };
 
 use nohash_hasher::IntMap;
-use smallvec::SmallVec;
 
 use super::{
     cache::{Entry, Stored},
@@ -165,8 +164,26 @@ impl Indexed for Membership {
     fn keys(_: &Entry<Self>, _: &str, _: &mut dyn FnMut(Key<'_>)) {}
 }
 
-/// Mostly one or two, which take no memory of their own.
-type Posting = SmallVec<[Arc<Stored>; 2]>;
+/// Most keys have one object. As small as can be: there are as many of these as keys, and room for more.
+#[derive(Debug)]
+enum Posting {
+    One(Arc<Stored>),
+    Several(Box<[Arc<Stored>]>),
+}
+
+impl Posting {
+    fn all(&self) -> &[Arc<Stored>] {
+        match self {
+            Self::One(entry) => std::slice::from_ref(entry),
+            Self::Several(entries) => entries,
+        }
+    }
+
+    /// `None`: of nothing.
+    fn of(mut entries: Vec<Arc<Stored>>) -> Option<Self> {
+        if entries.len() > 1 { Some(Self::Several(entries.into())) } else { entries.pop().map(Self::One) }
+    }
+}
 
 /// Objects of one kind by their keys.
 #[derive(Debug, Default)]
@@ -198,10 +215,12 @@ impl Index {
             if let Key::Under(suffix) = key {
                 *wildcards.entry(suffix.len()).or_default() += 1;
             }
-            let posting = postings[key.shelf()].entry(hasher.hash_one(key)).or_default();
+            let (postings, hash) = (&mut postings[key.shelf()], hasher.hash_one(key));
+            let known = postings.get(&hash).map(Posting::all).unwrap_or_default();
             // One object may tell a key twice, as by owner and by label.
-            if !posting.iter().any(|known| Arc::ptr_eq(known, stored)) {
-                posting.push(stored.clone());
+            if !known.iter().any(|known| Arc::ptr_eq(known, stored)) {
+                let all = known.iter().chain([stored]).cloned().collect();
+                Posting::of(all).map(|posting| postings.insert(hash, posting));
             }
         });
     }
@@ -215,9 +234,10 @@ impl Index {
                 count_one_less(wildcards, &suffix.len());
             }
             if let hash_map::Entry::Occupied(mut posting) = postings[key.shelf()].entry(hasher.hash_one(key)) {
-                posting.get_mut().retain(|known| !Arc::ptr_eq(known, stored));
-                if posting.get().is_empty() {
-                    posting.remove();
+                let left = posting.get().all().iter().filter(|known| !Arc::ptr_eq(known, stored)).cloned().collect();
+                match Posting::of(left) {
+                    Some(left) => drop(posting.insert(left)),
+                    None => drop(posting.remove()),
                 }
             }
         });
@@ -230,7 +250,7 @@ impl Index {
 
     /// What has the key.
     pub fn by(&self, key: Key<'_>) -> &[Arc<Stored>] {
-        self.postings[key.shelf()].get(&self.hasher.hash_one(key)).map(SmallVec::as_slice).unwrap_or_default()
+        self.postings[key.shelf()].get(&self.hasher.hash_one(key)).map(Posting::all).unwrap_or_default()
     }
 
     /// What speaks of the host: by its name, then under ever longer wildcards (istio
@@ -397,6 +417,11 @@ mod tests {
         let small = visits(10);
         assert!(!small.contains(&0), "nothing was counted");
         assert_eq!(visits(10_000), small);
+    }
+
+    #[test]
+    fn a_posting_takes_two_words() {
+        assert_eq!(size_of::<Posting>(), 2 * size_of::<usize>());
     }
 
     #[test]
