@@ -141,10 +141,13 @@ pub fn load(checkout: &Checkout, rounds: usize, seconds: u32) -> Result<()> {
     Ok(())
 }
 
+/// The one in the middle; of two their mean.
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    let middle = [values.len().saturating_sub(1) / 2, values.len() / 2].map(|at| values.get(at).copied());
+    let [Some(one), Some(other)] = middle else { return f64::NAN };
+    f64::midpoint(one, other)
 }
 
 /// fortio's own echo server, until dropped.
@@ -353,5 +356,7 @@ mod tests {
     #[test]
     fn a_median_does_not_heed_one_bad_round() {
         assert!((median([1.0, 900.0, 2.0].into_iter()) - 2.0).abs() < 1e-9);
+        assert!((median([3.0, 900.0, 1.0, 2.0].into_iter()) - 2.5).abs() < 1e-9);
+        assert!(median([].into_iter()).is_nan());
     }
 }

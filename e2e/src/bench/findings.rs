@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::contenders::Contender;
 use super::envoy::ToEnvoy;
 use super::filled::{Changes, Churn, Drift, One, Percentiles, Restart};
+use super::median;
 use super::offline::{Image, Pure, Render};
 use super::storm::Round;
 use crate::svg;
@@ -63,7 +64,8 @@ pub struct Finding {
 }
 
 impl Found {
-    /// Medians of the rounds of one contender with so many policies: seconds, and all the rest of that round.
+    /// The round of one contender with so many policies that took the median of seconds; of two in the middle the
+    /// slower.
     #[must_use]
     pub fn median(&self, who: Contender, policies: u32) -> Option<&Round> {
         let mut rounds: Vec<&Round> =
@@ -75,11 +77,14 @@ impl Found {
     /// How many times as fast as the bare writer of the same round: the median.
     #[must_use]
     pub fn ratio(&self, who: Contender, policies: u32) -> Option<f64> {
+        self.ratio_to(who, Contender::Floor, policies)
+    }
+
+    /// How many times as fast as another one in the same round: the median.
+    fn ratio_to(&self, who: Contender, other: Contender, policies: u32) -> Option<f64> {
         let of = |who| self.storms.iter().filter(move |round| round.contender == who && round.policies == policies);
-        let mut ratios: Vec<f64> =
-            of(who).zip(of(Contender::Floor)).map(|(one, floor)| floor.seconds / one.seconds).collect();
-        ratios.sort_by(f64::total_cmp);
-        ratios.get(ratios.len() / 2).copied()
+        let ratios: Vec<f64> = of(who).zip(of(other)).map(|(one, other)| other.seconds / one.seconds).collect();
+        (!ratios.is_empty()).then(|| median(ratios.into_iter()))
     }
 
     fn sizes(&self) -> Vec<u32> {
@@ -204,10 +209,10 @@ impl Found {
             .into_iter()
             .filter(|who| !matches!(who, Contender::Floor | Contender::Ours))
             .collect();
-        let rates = peers.iter().filter_map(|who| Some((who.name(), self.median(*who, policies)?.rate())));
-        if let Some((name, rate)) = rates.max_by(|one, two| one.1.total_cmp(&two.1)) {
-            let measured = format!("{:.2} × the fastest ({name})", ours.rate() / rate);
-            all.push(finding(&format!("ahead of every peer, {policies}"), "above 1", measured, ours.rate() > rate));
+        let ratios = peers.iter().filter_map(|who| Some((who.name(), self.ratio_to(Contender::Ours, *who, policies)?)));
+        if let Some((name, ratio)) = ratios.min_by(|one, two| one.1.total_cmp(&two.1)) {
+            let measured = format!("{ratio:.2} × the fastest ({name})");
+            all.push(finding(&format!("ahead of every peer, {policies}"), "above 1", measured, ratio > 1.0));
         }
         let writes = ours.each(ours.calls.writes());
         let measured = format!("{writes:.2}, and {:.2} events", ours.each(ours.calls.events()));
@@ -352,5 +357,15 @@ mod tests {
         found.storms.extend([round(Contender::Ours, 2.0), round(Contender::Go, 1.0), round(Contender::Textbook, 4.0)]);
         let ahead = found.findings().into_iter().find(|one| one.what.starts_with("ahead")).unwrap();
         assert!(!ahead.met && ahead.measured.contains(Contender::Go.name()), "{ahead:?}");
+    }
+
+    #[test]
+    fn of_two_rounds_neither_is_left_out_and_a_peer_is_met_in_its_own_round() {
+        let mut found = Found::default();
+        for (ours, go) in [(2.0, 3.0), (4.0, 2.0)] {
+            found.storms.extend([round(Contender::Ours, ours), round(Contender::Go, go)]);
+        }
+        let ahead = found.findings().into_iter().find(|one| one.what.starts_with("ahead")).unwrap();
+        assert!(!ahead.met && ahead.measured.starts_with("1.00"), "{ahead:?}");
     }
 }
