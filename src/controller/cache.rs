@@ -9,6 +9,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     marker::PhantomData,
+    num::NonZeroU128,
     ops::Bound::{Excluded, Unbounded},
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
@@ -25,6 +26,7 @@ use super::{
     own::Own,
     pack::Packed,
     tally::Mark,
+    uid::Uid,
 };
 use crate::names;
 
@@ -68,15 +70,17 @@ pub struct Stored {
     /// Shared, as the name is, with the map that it lies in.
     namespace: Arc<str>,
     name: Arc<str>,
-    uid: Box<str>,
-    version: Option<u128>,
+    uid: Uid,
+    /// None of an object is 0.
+    version: Option<NonZeroU128>,
     view: Packed,
 }
 
 impl Stored {
     fn of<V: View>(entry: &Entry<V>, namespace: Arc<str>, name: Arc<str>) -> Self {
         let Entry { namespace: _, name: _, uid, version, view } = entry;
-        Self { namespace, name, uid: uid.as_str().into(), version: *version, view: Packed::of(view) }
+        let version = version.and_then(NonZeroU128::new);
+        Self { namespace, name, uid: Uid::of(uid), version, view: Packed::of(view) }
     }
 
     fn entry<V: View>(&self) -> Option<Arc<Entry<V>>> {
@@ -86,7 +90,7 @@ impl Stored {
             return None;
         };
         let (namespace, name, uid) = (namespace.to_string(), name.to_string(), uid.to_string());
-        Some(Arc::new(Entry { namespace, name, uid, version: *version, view }))
+        Some(Arc::new(Entry { namespace, name, uid, version: version.map(NonZeroU128::get), view }))
     }
 }
 
@@ -285,8 +289,8 @@ impl<V: View> Cache<V> {
         let held = &mut *self.write();
         let known = held.get(&entry.namespace, &entry.name);
         let shown = known.is_some_and(|known| {
-            *known.uid == *entry.uid
-                && known.version >= entry.version
+            known.uid == *entry.uid
+                && known.version >= entry.version.and_then(NonZeroU128::new)
                 && !held.own.awaits(&entry.namespace, &entry.name)
         });
         held.own.wrote(&entry.namespace, &entry.name, &entry.uid, entry.version, shown);
@@ -314,7 +318,7 @@ impl<V: View> Cache<V> {
         let gone: Vec<_> = missing.cloned().collect();
         let take = |entry: &Arc<Stored>| {
             held.own.forget(&entry.namespace, &entry.name);
-            held.remove(&entry.namespace, &entry.name, &entry.uid, &self.cluster_domain)
+            held.remove(&entry.namespace, &entry.name, &entry.uid.to_string(), &self.cluster_domain)
         };
         gone.iter().filter_map(take).collect()
     }
@@ -349,9 +353,9 @@ impl Held {
         let space = self.spaces.entry(namespace.clone()).or_default();
         let (name, before) =
             space.get_key_value(&*entry.name).map(|(name, known)| (name.clone(), known.clone())).unzip();
-        let known = before.as_ref().filter(|known| *known.uid == *entry.uid);
-        if known.is_some_and(|known| matches!((known.version, entry.version), (Some(known), Some(new)) if new < known))
-        {
+        let known = before.as_ref().filter(|known| known.uid == *entry.uid);
+        let version = entry.version.and_then(NonZeroU128::new);
+        if known.is_some_and(|known| matches!((known.version, version), (Some(known), Some(new)) if new < known)) {
             return Told::Late;
         }
         let name = name.unwrap_or_else(|| entry.name.as_str().into());
@@ -369,7 +373,7 @@ impl Held {
 
     fn remove<V: View>(&mut self, namespace: &str, name: &str, uid: &str, cluster_domain: &str) -> Option<Delta<V>> {
         let space = self.spaces.get_mut(namespace)?;
-        if *space.get(name)?.uid != *uid {
+        if space.get(name)?.uid != *uid {
             return None;
         }
         let before = space.remove(name);

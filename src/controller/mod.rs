@@ -28,6 +28,7 @@ mod retry;
 mod rounds;
 mod server_side;
 mod tally;
+mod uid;
 mod watch;
 pub(crate) mod world;
 
