@@ -71,7 +71,7 @@ pub struct Stored {
     namespace: Arc<str>,
     name: Arc<str>,
     uid: Uid,
-    /// None of an object is 0.
+    /// No object's is 0.
     version: Option<NonZeroU128>,
     view: Packed,
 }
@@ -84,13 +84,17 @@ impl Stored {
     }
 
     fn entry<V: View>(&self) -> Option<Arc<Entry<V>>> {
-        let Self { namespace, name, uid, version, view } = self;
+        let Self { namespace, name, uid, version: _, view } = self;
         let Some(view) = view.open() else {
             tracing::error!(%namespace, %name, "what was kept of an object cannot be read: a bug, please report it");
             return None;
         };
         let (namespace, name, uid) = (namespace.to_string(), name.to_string(), uid.to_string());
-        Some(Arc::new(Entry { namespace, name, uid, version: version.map(NonZeroU128::get), view }))
+        Some(Arc::new(Entry { namespace, name, uid, version: self.version(), view }))
+    }
+
+    fn version(&self) -> Option<u128> {
+        self.version.map(NonZeroU128::get)
     }
 }
 
@@ -290,7 +294,7 @@ impl<V: View> Cache<V> {
         let known = held.get(&entry.namespace, &entry.name);
         let shown = known.is_some_and(|known| {
             known.uid == *entry.uid
-                && known.version >= entry.version.and_then(NonZeroU128::new)
+                && known.version() >= entry.version
                 && !held.own.awaits(&entry.namespace, &entry.name)
         });
         held.own.wrote(&entry.namespace, &entry.name, &entry.uid, entry.version, shown);
@@ -354,8 +358,9 @@ impl Held {
         let (name, before) =
             space.get_key_value(&*entry.name).map(|(name, known)| (name.clone(), known.clone())).unzip();
         let known = before.as_ref().filter(|known| known.uid == *entry.uid);
-        let version = entry.version.and_then(NonZeroU128::new);
-        if known.is_some_and(|known| matches!((known.version, version), (Some(known), Some(new)) if new < known)) {
+        if known
+            .is_some_and(|known| matches!((known.version(), entry.version), (Some(known), Some(new)) if new < known))
+        {
             return Told::Late;
         }
         let name = name.unwrap_or_else(|| entry.name.as_str().into());

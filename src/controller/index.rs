@@ -130,6 +130,14 @@ pub fn as_read(kind: Kind, host: &str) -> Cow<'_, str> {
     }
 }
 
+/// The key of what sends calls to a host, of a kind of which that can be said.
+pub const fn leading_to(kind: Kind, host: &str) -> Option<Key<'_>> {
+    match kind {
+        Kind::VirtualService => Some(Key::Destination(host)),
+        Kind::DestinationRule | Kind::Sidecar => None,
+    }
+}
+
 impl Indexed for ServiceView {
     fn keys(entry: &Entry<Self>, _: &str, tell: &mut dyn FnMut(Key<'_>)) {
         // A VirtualService speaks of it in whatever letters.
@@ -215,12 +223,16 @@ impl Index {
             if let Key::Under(suffix) = key {
                 *wildcards.entry(suffix.len()).or_default() += 1;
             }
-            let (postings, hash) = (&mut postings[key.shelf()], hasher.hash_one(key));
-            let known = postings.get(&hash).map(Posting::all).unwrap_or_default();
-            // One object may tell a key twice, as by owner and by label.
-            if !known.iter().any(|known| Arc::ptr_eq(known, stored)) {
-                let all = known.iter().chain([stored]).cloned().collect();
-                Posting::of(all).map(|posting| postings.insert(hash, posting));
+            match postings[key.shelf()].entry(hasher.hash_one(key)) {
+                hash_map::Entry::Vacant(free) => drop(free.insert(Posting::One(stored.clone()))),
+                hash_map::Entry::Occupied(mut posting) => {
+                    let known = posting.get().all();
+                    // One object may tell a key twice, as by owner and by label.
+                    if !known.iter().any(|known| Arc::ptr_eq(known, stored)) {
+                        let all = known.iter().chain([stored]).cloned().collect();
+                        posting.insert(Posting::Several(all));
+                    }
+                }
             }
         });
     }

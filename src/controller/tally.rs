@@ -243,7 +243,7 @@ mod tests {
                 match status {
                     Some(status) if version % 2 == 0 => drop(world.policies.put_own(policy("ns", name, version, &status))),
                     Some(status) => drop(world.policies.put(policy("ns", name, version, &status))),
-                    None => drop(world.policies.remove("ns", name, &format!("ns-{name}"), None)),
+                    None => drop(world.policies.remove("ns", name, &format!("ns-{name}"), Some(0))),
                 }
             }
             let mut anew = BTreeMap::new();

@@ -5,7 +5,7 @@ use std::fmt;
 use uuid::Uuid;
 
 /// A uid. Kubernetes says only that it is a text; API servers make UUIDs (RFC 9562) in lower case, with hyphens.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Uid {
     /// As they all are.
     Uuid(Uuid),

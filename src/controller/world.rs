@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use super::{
     cache::{Cache, Entry, Stored},
-    index::{Key, as_read, target_of},
+    index::{Key, as_read, leading_to, target_of},
 };
 use crate::{
     api::{Resilience, TargetKind, TargetRef, Verification},
@@ -301,11 +301,7 @@ impl World {
         if host.is_empty() {
             return Vec::new();
         }
-        let leads_there = match kind {
-            Kind::VirtualService => Some(Key::Destination(host)),
-            Kind::DestinationRule | Kind::Sidecar => None,
-        };
-        self.istio(kind).find(leads_there.as_slice(), Some(&as_read(kind, host)))
+        self.istio(kind).find(leading_to(kind, host).as_slice(), Some(&as_read(kind, host)))
     }
 
     /// The Istio objects of a namespace that have one of the uids for an owner, the name, or the host,
@@ -317,7 +313,7 @@ impl World {
     fn of_kind_concerning(&self, kind: Kind, namespace: &str, stake: &Stake<'_>) -> Vec<Arc<Entry<Arc<Existing>>>> {
         let cache = self.istio(kind);
         let host = stake.host.map(|host| as_read(kind, host));
-        let of_host = host.iter().map(|host| Key::Host(host)).chain(stake.host.map(Key::Destination));
+        let of_host = host.iter().map(|host| Key::Host(host)).chain(stake.host.and_then(|host| leading_to(kind, host)));
         let keys: Vec<Key<'_>> = stake.uid.map(Key::Uid).into_iter().chain(of_host).collect();
         let mut found = cache.under(&keys, None);
         found.retain(|entry| entry.namespace == namespace && entry.view.concerns(stake, &self.cluster_domain));
